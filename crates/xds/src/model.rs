@@ -1,0 +1,61 @@
+//! The validated form of every resource that travels over xDS.
+//!
+//! A value of these types cannot be wrong: the codec refuses what does not fit, naming the field.
+//! The control plane builds them (`tasuki-control`'s snapshot), the codec turns them into Envoy's
+//! messages and back, the proxy compiles them into what its request path reads.
+
+pub mod cluster;
+pub mod endpoint;
+pub mod listener;
+pub mod matching;
+pub mod rbac;
+pub mod route;
+pub mod tls;
+pub mod trust;
+
+pub use cluster::Cluster;
+pub use endpoint::{ClusterLoadAssignment, Endpoint};
+pub use listener::Listener;
+pub use rbac::Rbac;
+pub use route::RouteConfiguration;
+pub use trust::TrustBundle;
+
+/// The resource types that our planes exchange, in the order in which a stream carries them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceType {
+    /// Own resource: the trust bundle, `tasuki.xds.v1.TrustBundle`. First, so that every proxy trusts a root before a leaf uses it.
+    TrustBundle,
+    /// SDS, for Envoy only: `default` and `ROOTCA`.
+    Secret,
+    /// CDS.
+    Cluster,
+    /// EDS.
+    Endpoint,
+    /// LDS.
+    Listener,
+    /// RDS.
+    Route,
+}
+
+/// One decoded resource of any type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    TrustBundle(TrustBundle),
+    Cluster(Cluster),
+    Endpoint(ClusterLoadAssignment),
+    Listener(Listener),
+    Route(RouteConfiguration),
+}
+
+impl Resource {
+    /// The name under which the resource is subscribed to.
+    pub fn name(&self) -> &str {
+        match self {
+            Resource::TrustBundle(r) => &r.name,
+            Resource::Cluster(r) => &r.name,
+            Resource::Endpoint(r) => &r.cluster,
+            Resource::Listener(r) => &r.name,
+            Resource::Route(r) => &r.name,
+        }
+    }
+}
