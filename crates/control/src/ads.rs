@@ -1,0 +1,90 @@
+//! The ADS service: authenticates a stream, says who the client is, and keeps it up to date.
+//!
+//! One task per stream reacts to the client's requests and to changes of the [`Catalog`]; what to send
+//! when is decided by the pure session of `tasuki_xds::server`.
+
+pub mod client;
+pub mod clients;
+pub mod service;
+
+pub use client::{Client, ClientKind, NsName};
+pub use clients::{ClientStatus, Clients};
+pub use service::AdsService;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tasuki_identity::{PeerCertificate, SpiffeId};
+pub use tasuki_xds::codec::{Dialect, Encoded};
+pub use tasuki_xds::server::View;
+use tokio::sync::watch;
+
+/// Where resources come from: the snapshot side of the control plane.
+pub trait Catalog: Send + Sync + 'static {
+    /// Bumped after anything has changed. Streams wait on it, then take a new view.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// What `who` may see now: one consistent state for as long as the view is held.
+    fn view(&self, who: &Client) -> Box<dyn View + Send>;
+
+    /// The pod, if it exists. A stream whose pod is unknown, or has another service account, is refused.
+    fn pod(&self, pod: &NsName) -> Option<PodFacts>;
+
+    /// True when this client would be told something else if its pod's labels were others;
+    /// labels of foreign gateways come from the pod with this address, when there is one.
+    fn pod_by_address(&self, address: std::net::IpAddr) -> Option<(NsName, PodFacts)>;
+}
+
+/// What identification needs to know of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// `spec.serviceAccountName`, `default` when unset.
+    pub service_account: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a connection showed, before any claim of the client is read.
+#[derive(Clone, Debug, Default)]
+pub struct Presented {
+    /// The token of `authorization: Bearer`.
+    pub bearer: Option<String>,
+    /// What the connection itself proves.
+    pub connection: ConnectionFacts,
+}
+
+/// Put into the request's extensions by the listener that accepted the connection
+/// (`tonic::transport::server::Connected::ConnectInfo`).
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionFacts {
+    /// 15012 rather than 15010.
+    pub tls: bool,
+    /// The verified client certificate.
+    pub peer: Option<PeerCertificate>,
+    /// The client's address.
+    pub remote: Option<SocketAddr>,
+}
+
+impl Presented {
+    /// Reads the bearer token from the metadata and the facts from the extensions.
+    pub fn of<T>(request: &tonic::Request<T>) -> Self {
+        let bearer = request
+            .metadata()
+            .get("authorization")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .map(|token| token.trim().to_owned());
+        let connection = request.extensions().get::<ConnectionFacts>().cloned().unwrap_or_default();
+        Self { bearer, connection }
+    }
+}
+
+/// Decides whose connection this is. Implemented by `crate::auth`.
+#[tonic::async_trait]
+pub trait Authenticator: Send + Sync + 'static {
+    /// `Ok(None)`: nobody in particular, allowed only as a foreign client on the plaintext port.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED for a credential that is wrong or expired, or for none where one is needed.
+    async fn authenticate(&self, presented: &Presented) -> Result<Option<SpiffeId>, tonic::Status>;
+}
