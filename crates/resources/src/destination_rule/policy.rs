@@ -1,0 +1,147 @@
+//! `trafficPolicy` and its parts. `None` is "not said"; the defaults are those of semantics section 2 and belong to the reader.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A traffic policy: settings, and those that replace them on single ports.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrafficPolicy {
+    pub settings: PolicySettings,
+    /// By the service's port; such settings replace, they do not inherit.
+    pub ports: BTreeMap<u16, PolicySettings>,
+}
+
+impl TrafficPolicy {
+    /// The settings of a port, and whether they are the port's own.
+    pub fn for_port(&self, port: u16) -> (&PolicySettings, bool) {
+        match self.ports.get(&port) {
+            Some(own) => (own, true),
+            None => (&self.settings, false),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PolicySettings {
+    pub load_balancer: Option<LoadBalancer>,
+    pub connection_pool: Option<ConnectionPool>,
+    pub outlier_detection: Option<OutlierDetection>,
+    pub tls: Option<TlsSettings>,
+    /// Not settable per port.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+impl PolicySettings {
+    /// These settings laid over `base`. With `whole`, the groups that a port can set replace those of `base` even
+    /// where they are not set (Istio's `mergeTrafficPolicy`).
+    pub fn over(&self, base: &PolicySettings, whole: bool) -> PolicySettings {
+        fn pick<T: Clone>(own: &Option<T>, base: &Option<T>, whole: bool) -> Option<T> {
+            if own.is_some() || whole { own.clone() } else { base.clone() }
+        }
+        PolicySettings {
+            load_balancer: pick(&self.load_balancer, &base.load_balancer, whole),
+            connection_pool: pick(&self.connection_pool, &base.connection_pool, whole),
+            outlier_detection: pick(&self.outlier_detection, &base.outlier_detection, whole),
+            tls: pick(&self.tls, &base.tls, whole),
+            retry_budget: pick(&self.retry_budget, &base.retry_budget, false),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LoadBalancer {
+    RoundRobin,
+    /// Also what `UNSPECIFIED` and the old `LEAST_CONN` mean.
+    #[default]
+    LeastRequest,
+    Random,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionPool {
+    pub tcp: TcpPool,
+    pub http: HttpPool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcpPool {
+    pub max_connections: Option<u32>,
+    pub connect_timeout: Option<Duration>,
+    /// Zero: never.
+    pub idle_timeout: Option<Duration>,
+    pub keepalive: Option<TcpKeepalive>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpPool {
+    pub max_pending_requests: Option<u32>,
+    pub max_requests: Option<u32>,
+    pub max_retries: Option<u32>,
+    /// 0: no limit.
+    pub max_requests_per_connection: Option<u32>,
+    pub max_concurrent_streams: Option<u32>,
+    pub idle_timeout: Option<Duration>,
+    pub h2_upgrade: H2Upgrade,
+    /// Speak upstream what the client spoke; not together with an upgrade.
+    pub use_client_protocol: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum H2Upgrade {
+    #[default]
+    Default,
+    Upgrade,
+    DoNotUpgrade,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// 0: off; `None`: 5.
+    pub consecutive_5xx: Option<u32>,
+    /// 0: off; `None`: off.
+    pub consecutive_gateway_errors: Option<u32>,
+    /// `None`: 5; used only with `split_local_origin`.
+    pub consecutive_local_origin: Option<u32>,
+    pub split_local_origin: bool,
+    /// `None`: 10 s.
+    pub interval: Option<Duration>,
+    /// `None`: 30 s.
+    pub base_ejection: Option<Duration>,
+    /// 0 to 100; `None`: 10.
+    pub max_ejection_percent: Option<u32>,
+    /// 0 to 100; `None`: 0, never panic.
+    pub min_health_percent: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// 0.0 to 100.0; 20 where the user says nothing.
+    pub percent: f64,
+    /// 3 where the user says nothing.
+    pub min_concurrent: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub mode: TlsMode,
+    pub sni: Option<String>,
+    /// Names of which the server's certificate must carry one; only with [`TlsMode::Simple`] and [`TlsMode::IstioMutual`].
+    pub subject_alt_names: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsMode {
+    /// Plaintext, even to meshed endpoints.
+    Disable,
+    /// TLS without a client certificate, checked against the system's roots.
+    Simple,
+    /// Mesh mTLS, whatever the endpoint says of itself.
+    IstioMutual,
+}
