@@ -1,0 +1,136 @@
+//! A small HTTP/1.1 server for administration, metrics and health: a table of exact paths, everything bounded.
+//!
+//! What changes something is POST, and a POST must come from a program on purpose: its `Host` must be `localhost` or an IP
+//! address (a name could be a DNS rebinding), and it must carry no `Origin` (a web page's cross-site form does).
+
+mod message;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::header::{ALLOW, HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+pub use message::{Request, Response};
+pub use serve::{Limits, serve, serve_with};
+
+type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
+type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
+
+/// The table of routes: (path, method) to handler.
+#[derive(Clone, Default)]
+pub struct Routes {
+    table: BTreeMap<&'static str, Vec<(Method, Handler)>>,
+    guard_reads: bool,
+}
+
+impl Routes {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// GET and HEAD.
+    pub fn get<F, A>(self, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Response> + Send + 'static,
+    {
+        self.add(Method::GET, path, handler)
+    }
+
+    /// POST, behind the check of `Host` and `Origin`.
+    pub fn post<F, A>(self, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Response> + Send + 'static,
+    {
+        self.add(Method::POST, path, handler)
+    }
+
+    /// Applies the check of `Host` to GET too: for servers that show configuration and are meant for loopback only.
+    pub fn guard_reads(mut self) -> Self {
+        self.guard_reads = true;
+        self
+    }
+
+    fn add<F, A>(mut self, method: Method, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Response> + Send + 'static,
+    {
+        let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
+        self.table.entry(path).or_default().push((method, handler));
+        self
+    }
+
+    /// The handler of a request, or why there is none.
+    fn find(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Handler, Response> {
+        let Some(methods) = self.table.get(path) else {
+            return Err(self.not_found());
+        };
+        // HEAD is GET without the body, which the server leaves out by itself.
+        let wanted = if *method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
+        let Some((_, handler)) = methods.iter().find(|(m, _)| m == wanted) else {
+            return Err(not_allowed(methods));
+        };
+        let writes = *wanted != Method::GET;
+        if (writes || self.guard_reads) && !is_local_host(headers) {
+            let text = "Host must be localhost or an IP address\n";
+            return Err(Response::text(StatusCode::FORBIDDEN, text));
+        }
+        if writes && headers.contains_key(ORIGIN) {
+            return Err(Response::text(StatusCode::FORBIDDEN, "not for web pages\n"));
+        }
+        Ok(Arc::clone(handler))
+    }
+
+    /// Says what there is: whoever mistypes a path is a person.
+    fn not_found(&self) -> Response {
+        let mut text = String::from("not found; there are:\n");
+        for (path, methods) in &self.table {
+            for (method, _) in methods {
+                text.push_str(&format!("{method} {path}\n"));
+            }
+        }
+        Response::text(StatusCode::NOT_FOUND, text)
+    }
+}
+
+fn not_allowed(methods: &[(Method, Handler)]) -> Response {
+    let names: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
+    let mut response = Response::text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+    if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
+        response = response.header(ALLOW, value);
+    }
+    response
+}
+
+fn is_local_host(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(HOST).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    let Some(authority) = value
+        .to_str()
+        .ok()
+        .and_then(|v| v.parse::<http::uri::Authority>().ok())
+    else {
+        return false;
+    };
+    let host = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests;

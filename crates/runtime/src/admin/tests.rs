@@ -1,0 +1,129 @@
+use http::header::HOST;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+fn routes() -> Routes {
+    Routes::new()
+        .get("/ready", |_| async {
+            Response::text(StatusCode::OK, "ready\n")
+        })
+        .post("/echo", |request: Request| async move {
+            Response::text(StatusCode::OK, request.body)
+        })
+}
+
+fn refusal(
+    routes: &Routes,
+    method: Method,
+    path: &str,
+    headers: &[(http::HeaderName, &str)],
+) -> Option<u16> {
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
+        .collect();
+    routes
+        .find(&method, path, &headers)
+        .err()
+        .map(|response| response.status.as_u16())
+}
+
+#[test]
+fn a_post_needs_a_local_host_and_no_origin() {
+    let post = |headers: &[_]| refusal(&routes(), Method::POST, "/echo", headers);
+    for host in [
+        "localhost:15000",
+        "127.0.0.1:15000",
+        "127.0.0.1",
+        "[::1]:15000",
+        "10.1.2.3:15000",
+    ] {
+        assert_eq!(post(&[(HOST, host)]), None, "{host}");
+    }
+    for host in [
+        "evil.example",
+        "localhost.evil.example:15000",
+        "",
+        "127.0.0.1.nip.io",
+    ] {
+        assert_eq!(post(&[(HOST, host)]), Some(403), "{host}");
+    }
+    assert_eq!(post(&[]), Some(403));
+    assert_eq!(
+        post(&[(HOST, "localhost"), (ORIGIN, "http://evil.example")]),
+        Some(403)
+    );
+}
+
+#[test]
+fn methods_and_paths() {
+    let host = &[(HOST, "evil.example")];
+    assert_eq!(refusal(&routes(), Method::GET, "/ready", host), None);
+    assert_eq!(refusal(&routes(), Method::HEAD, "/ready", host), None);
+    assert_eq!(
+        refusal(&routes().guard_reads(), Method::GET, "/ready", host),
+        Some(403)
+    );
+    assert_eq!(refusal(&routes(), Method::POST, "/ready", host), Some(405));
+    assert_eq!(refusal(&routes(), Method::GET, "/echo", host), Some(405));
+    assert_eq!(refusal(&routes(), Method::GET, "/nothing", host), Some(404));
+}
+
+async fn exchange(request: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits {
+        body_bytes: 16,
+        ..Limits::default()
+    };
+    let server = tokio::spawn(serve_with(
+        listener,
+        routes(),
+        limits,
+        std::future::pending(),
+    ));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    server.abort();
+    answer
+}
+
+#[tokio::test]
+async fn real_requests() {
+    let ready = exchange("GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(
+        ready.starts_with("HTTP/1.1 200") && ready.ends_with("ready\n"),
+        "{ready}"
+    );
+    let head = exchange("HEAD /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+    let post = |body: &str| {
+        format!(
+            "POST /echo HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    assert!(exchange(&post("hello")).await.ends_with("hello"));
+    assert!(
+        exchange(&post(&"x".repeat(17)))
+            .await
+            .starts_with("HTTP/1.1 413")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_closed() {
+    // The half-sent head never ends; virtual time runs to the header timeout.
+    let answer = exchange("GET /ready HTTP/1.1\r\n").await;
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+        "{answer}"
+    );
+}
