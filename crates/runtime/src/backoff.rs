@@ -18,6 +18,7 @@ pub struct Backoff {
 impl Backoff {
     /// `jitter` is from 0.0 (none) to 1.0 (anything between nothing and the whole delay).
     pub fn new(base: Duration, max: Duration, jitter: f64) -> Self {
+        let (base, max) = (base.min(LONGEST), max.min(LONGEST));
         Self {
             base,
             max: max.max(base),
