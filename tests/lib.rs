@@ -1,0 +1,86 @@
+//! What several end-to-end scenarios share: the seeds' `http-server` with its two versions, and YAML
+//! for the resources that they write.
+
+use anyhow::Result;
+use tasuki_testkit::mesh::{Mesh, PodSpec, RunningPod, Sidecar, service};
+use tasuki_testkit::origin::Origin;
+
+/// The address of the Service `http-server`, reachable only through interception.
+pub const VIP: &str = "10.96.0.10:80";
+/// Its name.
+pub const HOST: &str = "http-server.default.svc.cluster.local";
+
+/// A pod with its application and sidecar. The fields are kept so that they run.
+pub struct Backend {
+    pub pod: RunningPod,
+    pub origin: Origin,
+    pub sidecar: Sidecar,
+}
+
+/// A meshed pod of `app: http-server` in `default`, with an application on 8080.
+pub fn backend(mesh: &Mesh, name: &str) -> Result<Backend> {
+    let spec = PodSpec::new(name)
+        .account("http-server")
+        .label("app", "http-server")
+        .label("version", name)
+        .port("http", 8080);
+    let pod = mesh.pod(spec)?;
+    Ok(Backend {
+        origin: pod.http(8080)?,
+        sidecar: pod.sidecar()?,
+        pod,
+    })
+}
+
+/// A meshed pod without an application of its own, to send from.
+pub fn client(mesh: &Mesh, name: &str, namespace: &str) -> Result<(RunningPod, Sidecar)> {
+    let pod = mesh.pod(PodSpec::new(name).namespace(namespace))?;
+    let sidecar = pod.sidecar()?;
+    Ok((pod, sidecar))
+}
+
+/// Applies the Service `http-server` and a DestinationRule whose subsets are its versions.
+pub fn http_server(mesh: &Mesh) -> Result<()> {
+    mesh.apply(
+        "http-server",
+        &service(
+            "default",
+            "http-server",
+            "10.96.0.10",
+            &[("http", 80, 8080)],
+        ),
+    )?;
+    mesh.apply("http-server-rule", SUBSETS)
+}
+
+/// Subsets `version-a` and `version-b` of `http-server`.
+pub const SUBSETS: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: http-server, namespace: default}
+spec:
+  host: http-server
+  subsets:
+  - {name: version-a, labels: {version: version-a}}
+  - {name: version-b, labels: {version: version-b}}
+";
+
+/// A VirtualService that splits `http-server` between its versions; `first` is YAML of rules ahead of it.
+pub fn split(a: u32, b: u32, first: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: http-server, namespace: default}}
+spec:
+  hosts: [http-server]
+  http:{first}
+  - name: split
+    route:
+    - destination: {{host: http-server, subset: version-a}}
+      weight: {a}
+    - destination: {{host: http-server, subset: version-b}}
+      weight: {b}
+"
+    )
+}

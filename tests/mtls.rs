@@ -1,0 +1,233 @@
+//! Mutual TLS between sidecars: what STRICT and PERMISSIVE let in, half-meshed services, short-lived
+//! certificates and a rotation of the root, under load.
+
+use std::time::Duration;
+
+use tasuki_e2e::{HOST, VIP, backend, client, http_server};
+use tasuki_testkit::load::{Plan, Protocol};
+use tasuki_testkit::mesh::{ControlOptions, Mesh, PodSpec, SidecarOptions};
+use tasuki_testkit::require::{Need, have};
+use tasuki_testkit::wait;
+
+fn mode(mode: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: default}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+    )
+}
+
+fn answers(pod: &tasuki_testkit::mesh::RunningPod) {
+    wait::until("the service answers", Duration::from_secs(15), || {
+        let answer = pod.get(VIP, HOST, "/")?;
+        anyhow::ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn strict_refuses_plaintext_and_permissive_takes_both() {
+    if !have("mtls: modes", &[Need::Namespaces]) {
+        return;
+    }
+    let mesh = Mesh::start("mtls").unwrap();
+    http_server(&mesh).unwrap();
+    mesh.apply("mode", &mode("STRICT")).unwrap();
+    let server = backend(&mesh, "version-a").unwrap();
+    let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
+    let stranger = mesh.pod(PodSpec::new("stranger").plain()).unwrap();
+    answers(&pod);
+    let direct = server.pod.at(8080).to_string();
+    assert!(
+        stranger.get(&direct, HOST, "/").is_err(),
+        "STRICT answered plaintext"
+    );
+    let six = format!("[{}]:8080", server.pod.namespace.ip6);
+    assert!(
+        stranger.get(&six, HOST, "/").is_err(),
+        "STRICT answered plaintext over IPv6"
+    );
+    let seen = server.origin.controls.seen();
+    mesh.apply("mode", &mode("PERMISSIVE")).unwrap();
+    wait::until(
+        "PERMISSIVE takes plaintext",
+        Duration::from_secs(10),
+        || {
+            let answer = stranger.get(&direct, HOST, "/")?;
+            anyhow::ensure!(answer.status == 200, "{answer:?}");
+            let headers = answer.json()["headers"].to_string();
+            anyhow::ensure!(
+                !headers.contains("x-forwarded-client-cert"),
+                "an identity without mTLS: {headers}"
+            );
+            Ok(())
+        },
+    )
+    .unwrap();
+    assert!(server.origin.controls.seen() > seen);
+    let forged = tasuki_testkit::client::Ask::get(server.pod.at(8080), HOST, "/").header(
+        "x-forwarded-client-cert",
+        "URI=spiffe://cluster.local/ns/a/sa/b",
+    );
+    let headers = stranger.send(forged).unwrap().json()["headers"].to_string();
+    assert!(
+        !headers.contains("x-forwarded-client-cert"),
+        "a forged identity reached the application: {headers}"
+    );
+    let meshed = pod.get(VIP, HOST, "/").unwrap();
+    assert!(
+        meshed
+            .body
+            .contains("URI=spiffe://cluster.local/ns/default/sa/client"),
+        "and mTLS still: {}",
+        meshed.body
+    );
+}
+
+#[test]
+fn a_service_half_in_the_mesh_loses_nothing() {
+    if !have("mtls: half meshed", &[Need::Namespaces]) {
+        return;
+    }
+    let mesh = Mesh::start("half").unwrap();
+    http_server(&mesh).unwrap();
+    let _meshed = backend(&mesh, "version-a").unwrap();
+    let spec = PodSpec::new("version-b")
+        .account("http-server")
+        .label("app", "http-server")
+        .port("http", 8080)
+        .plain();
+    let plain = mesh.pod(spec).unwrap();
+    let _origin = plain.http(8080).unwrap();
+    let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
+    wait::until("both endpoints are used", Duration::from_secs(15), || {
+        let report = pod.load(Plan {
+            requests: Some(20),
+            ..Plan::new(VIP.parse()?, HOST)
+        })?;
+        anyhow::ensure!(report.by_backend().len() == 2, "{report}");
+        Ok(())
+    })
+    .unwrap();
+    for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Grpc] {
+        let plan = Plan {
+            protocol,
+            concurrency: 4,
+            requests: Some(1_000),
+            ..Plan::new(VIP.parse().unwrap(), HOST)
+        };
+        let report = pod.load(plan).unwrap();
+        assert_eq!(report.failed(), 0, "{protocol:?}: {report}");
+        assert_eq!(report.by_backend().len(), 2, "{protocol:?}: {report}");
+    }
+}
+
+#[test]
+fn a_server_of_another_identity_is_refused_by_the_client() {
+    if !have("mtls: wrong identity", &[Need::Namespaces]) {
+        return;
+    }
+    let mesh = Mesh::start("identity").unwrap();
+    http_server(&mesh).unwrap();
+    let server = backend(&mesh, "version-a").unwrap();
+    let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
+    answers(&pod);
+    // The registry now says that this address belongs to someone else; its certificate still says who it is.
+    let other = server.pod.spec.clone().account("somebody-else");
+    mesh.apply("pod-default-version-a", &other.yaml(&server.pod.namespace))
+        .unwrap();
+    wait::until(
+        "the wrong identity is refused",
+        Duration::from_secs(10),
+        || {
+            let answer = pod.get(VIP, HOST, "/")?;
+            anyhow::ensure!(answer.status == 503, "{} {}", answer.status, answer.body);
+            Ok(())
+        },
+    )
+    .unwrap();
+}
+
+#[test]
+fn short_lived_certificates_and_tokens_lose_nothing() {
+    if !have("mtls: renewal", &[Need::Namespaces]) {
+        return;
+    }
+    let options = ControlOptions {
+        args: vec!["--certificate-ttl=10s".into()],
+    };
+    let mesh = Mesh::start_with("renewal", options).unwrap();
+    http_server(&mesh).unwrap();
+    mesh.apply("mode", &mode("STRICT")).unwrap();
+    let spec = PodSpec::new("version-a")
+        .account("http-server")
+        .label("app", "http-server")
+        .port("http", 8080);
+    let server = mesh.pod(spec).unwrap();
+    let _origin = server.http(8080).unwrap();
+    let short = || SidecarOptions {
+        token_ttl: "5s".into(),
+        ..SidecarOptions::default()
+    };
+    let _server = server.sidecar_with(short()).unwrap();
+    let pod = mesh.pod(PodSpec::new("client")).unwrap();
+    let _client = pod.sidecar_with(short()).unwrap();
+    answers(&pod);
+    let load = pod.start_load(Plan {
+        concurrency: 4,
+        rate: Some(100.0),
+        ..Plan::new(VIP.parse().unwrap(), HOST)
+    });
+    let tokens = std::thread::scope(|scope| {
+        let renew = scope.spawn(|| {
+            for _ in 0..20 {
+                server.write_token("5s")?;
+                pod.write_token("5s")?;
+                std::thread::sleep(Duration::from_secs(3));
+            }
+            anyhow::Ok(())
+        });
+        renew.join().unwrap()
+    });
+    tokens.unwrap();
+    let report = load.finish().unwrap();
+    assert!(report.total() > 4_000, "{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+}
+
+#[test]
+fn a_rotation_of_the_root_loses_nothing() {
+    if !have("mtls: rotation", &[Need::Namespaces]) {
+        return;
+    }
+    let mesh = Mesh::start("rotation").unwrap();
+    http_server(&mesh).unwrap();
+    mesh.apply("mode", &mode("STRICT")).unwrap();
+    let server = backend(&mesh, "version-a").unwrap();
+    let (pod, sidecar) = client(&mesh, "client", "default").unwrap();
+    answers(&pod);
+    let before = std::fs::read_to_string(mesh.state_dir().join("ca/root-cert.pem")).unwrap();
+    let load = pod.start_load(Plan {
+        concurrency: 4,
+        rate: Some(200.0),
+        ..Plan::new(VIP.parse().unwrap(), HOST)
+    });
+    let said = mesh.rotate_ca().unwrap();
+    wait::until(
+        "the leaves are signed by another root",
+        Duration::from_secs(60),
+        || {
+            let now = std::fs::read_to_string(mesh.state_dir().join("ca/root-cert.pem"))?;
+            anyhow::ensure!(
+                now != before,
+                "the root is still the old one; rotate said: {said}"
+            );
+            Ok(())
+        },
+    )
+    .unwrap();
+    load.run_for(Duration::from_secs(5));
+    let report = load.finish().unwrap();
+    assert_eq!(report.failed(), 0, "{report}");
+    answers(&pod);
+    drop((server, sidecar));
+}
