@@ -1,0 +1,249 @@
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::*;
+use crate::csr::CsrPem;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn domain() -> TrustDomain {
+    TrustDomain::new("cluster.local").unwrap()
+}
+
+fn id(account: &str) -> SpiffeId {
+    SpiffeId::new(&domain(), "shop", account).unwrap()
+}
+
+fn open(dir: &TempDir) -> CertificateAuthority {
+    CertificateAuthority::open(dir.path(), &domain(), SystemTime::now()).unwrap()
+}
+
+fn csr(account: &str) -> CsrPem {
+    key_and_csr(&id(account)).unwrap().1
+}
+
+#[test]
+fn a_leaf_is_what_the_authority_says_not_what_the_request_says() {
+    let dir = TempDir::new().unwrap();
+    let mut ca = open(&dir);
+    let now = SystemTime::now();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "admin");
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.subject_alt_names = vec![uri_name(&id("cart")).unwrap()];
+    let csr = params.serialize_request(&key).unwrap().pem().unwrap();
+    let issued = ca.sign(&csr, &id("cart"), HOUR, now).unwrap();
+    let certificate =
+        WorkloadCertificate::from_pem(&issued.leaf_pem, &key.serialize_pem()).unwrap();
+    assert_eq!(certificate.id(), &id("cart"));
+    let (_, leaf) = X509Certificate::from_der(&certificate.chain()[0]).unwrap();
+    assert_eq!(leaf.subject().iter().count(), 0);
+    assert!(!leaf.is_ca());
+    assert!(leaf.subject_alternative_name().unwrap().unwrap().critical);
+    assert!(
+        certificate.not_before() < now,
+        "verifiers' clocks may be behind"
+    );
+    let lifetime = certificate.not_after().duration_since(now).unwrap();
+    assert!(
+        lifetime <= HOUR && lifetime > HOUR - Duration::from_secs(2),
+        "{lifetime:?}"
+    );
+}
+
+#[test]
+fn requests_that_are_not_signed() {
+    let dir = TempDir::new().unwrap();
+    let mut ca = open(&dir);
+    let now = SystemTime::now();
+    assert!(matches!(
+        ca.sign(csr("cart").as_str(), &id("pay"), HOUR, now),
+        Err(Error::Csr(_))
+    ));
+    assert!(matches!(
+        ca.sign("nonsense", &id("pay"), HOUR, now),
+        Err(Error::Csr(_))
+    ));
+    assert!(matches!(
+        ca.sign(&"x".repeat(100_000), &id("pay"), HOUR, now),
+        Err(Error::Csr(_))
+    ));
+    assert!(matches!(
+        ca.sign(csr("pay").as_str(), &id("pay"), Duration::ZERO, now),
+        Err(Error::Csr(_))
+    ));
+
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut two = CertificateParams::default();
+    two.subject_alt_names = vec![
+        uri_name(&id("pay")).unwrap(),
+        uri_name(&id("cart")).unwrap(),
+    ];
+    let two = two.serialize_request(&key).unwrap().pem().unwrap();
+    assert!(matches!(
+        ca.sign(&two, &id("pay"), HOUR, now),
+        Err(Error::Csr(_))
+    ));
+    let mut named = CertificateParams::new(vec!["pay.shop.svc".to_owned()]).unwrap();
+    named.subject_alt_names.push(uri_name(&id("pay")).unwrap());
+    let named = named.serialize_request(&key).unwrap().pem().unwrap();
+    assert!(matches!(
+        ca.sign(&named, &id("pay"), HOUR, now),
+        Err(Error::Csr(_))
+    ));
+
+    let elsewhere = SpiffeId::parse("spiffe://elsewhere/ns/shop/sa/pay").unwrap();
+    let foreign = key_and_csr(&elsewhere).unwrap().1;
+    assert!(matches!(
+        ca.sign(foreign.as_str(), &elsewhere, HOUR, now),
+        Err(Error::Csr(_))
+    ));
+}
+
+#[test]
+fn a_request_must_prove_its_key() {
+    use rustls_pki_types::CertificateSigningRequestDer;
+    use rustls_pki_types::pem::PemObject;
+    let dir = TempDir::new().unwrap();
+    let der = CertificateSigningRequestDer::from_pem_slice(csr("pay").as_str().as_bytes()).unwrap();
+    let mut bytes = der.to_vec();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let forged = crate::certificate::pem_block("CERTIFICATE REQUEST", &bytes);
+    assert!(
+        open(&dir)
+            .sign(&forged, &id("pay"), HOUR, SystemTime::now())
+            .is_err()
+    );
+}
+
+#[test]
+fn survives_a_restart_and_is_held_by_one_process() {
+    let dir = TempDir::new().unwrap();
+    let first = open(&dir);
+    let roots = first.roots().clone();
+    assert!(CertificateAuthority::is_open(dir.path()).unwrap());
+    let second = CertificateAuthority::open(dir.path(), &domain(), SystemTime::now());
+    assert!(matches!(second, Err(Error::InUse(_))));
+    drop(first);
+    assert!(!CertificateAuthority::is_open(dir.path()).unwrap());
+    std::fs::remove_file(bundle_path(dir.path())).unwrap();
+    assert_eq!(open(&dir).roots(), &roots);
+    assert_eq!(Roots::from_file(&bundle_path(dir.path())).unwrap(), roots);
+    let other = TrustDomain::new("other.local").unwrap();
+    let wrong = CertificateAuthority::open(dir.path(), &other, SystemTime::now());
+    assert!(matches!(wrong, Err(Error::State { .. })));
+}
+
+#[test]
+fn keys_are_for_the_owner_only_and_orphans_go() {
+    let dir = TempDir::new().unwrap();
+    drop(open(&dir));
+    let orphan = directory(dir.path()).join("root-0011223344556677.key.pem");
+    std::fs::write(&orphan, "x").unwrap();
+    drop(open(&dir));
+    assert!(!orphan.exists());
+    let mut keys = 0;
+    for entry in std::fs::read_dir(directory(dir.path())).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_str().unwrap().ends_with(".key.pem") {
+            keys += 1;
+            assert_eq!(
+                entry.metadata().unwrap().permissions().mode() & 0o777,
+                0o600
+            );
+        }
+    }
+    assert_eq!(keys, 1);
+    let mode = directory(dir.path())
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+}
+
+/// Each step, with a crash after each: the authority is dropped and opened again.
+#[test]
+fn rotation_step_by_step_with_crashes() {
+    let dir = TempDir::new().unwrap();
+    let now = SystemTime::now();
+    let root_of = |ca: &mut CertificateAuthority| {
+        ca.sign(csr("cart").as_str(), &id("cart"), HOUR, now)
+            .unwrap()
+            .root_pem
+    };
+    let mut ca = open(&dir);
+    let old = root_of(&mut ca);
+    assert!(ca.switch_signer(now).is_err() && ca.retire_old(now).is_err());
+    ca.add_root(now).unwrap();
+    drop(ca);
+
+    let mut ca = open(&dir);
+    assert!(matches!(ca.phase(), Phase::Adding { .. }));
+    assert_eq!(ca.roots().certificates().len(), 2);
+    assert_eq!(
+        root_of(&mut ca),
+        old,
+        "the new root is not used before all trust it"
+    );
+    assert!(ca.add_root(now).is_err());
+    ca.switch_signer(now).unwrap();
+    drop(ca);
+
+    let mut ca = open(&dir);
+    let new = root_of(&mut ca);
+    assert_ne!(new, old);
+    assert_eq!(ca.roots().certificates().len(), 2);
+    let server = ca
+        .server_certificate(&id("control"), &["localhost".to_owned()], HOUR, now)
+        .unwrap();
+    let (_, leaf) = X509Certificate::from_der(&server.chain()[0]).unwrap();
+    let old_der = Roots::from_pem(old.as_bytes()).unwrap();
+    let (_, old_root) = X509Certificate::from_der(&old_der.certificates()[0]).unwrap();
+    assert_eq!(
+        leaf.issuer(),
+        old_root.subject(),
+        "proxies that were away know only the old root"
+    );
+    assert!(ca.retire_old(now + HOUR - Duration::from_secs(1)).is_err());
+    ca.retire_old(now + HOUR + Duration::from_secs(1)).unwrap();
+    drop(ca);
+
+    let ca = open(&dir);
+    assert!(matches!(ca.phase(), Phase::Steady { .. }));
+    assert_eq!(ca.roots().to_pem(), new);
+    assert_eq!(
+        std::fs::read_to_string(bundle_path(dir.path())).unwrap(),
+        new
+    );
+    let keys = std::fs::read_dir(directory(dir.path())).unwrap();
+    assert_eq!(
+        keys.filter(|e| e
+            .as_ref()
+            .unwrap()
+            .path()
+            .to_str()
+            .unwrap()
+            .ends_with("key.pem"))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn an_unreadable_state_is_an_error_not_a_new_authority() {
+    let dir = TempDir::new().unwrap();
+    drop(open(&dir));
+    let path = directory(dir.path()).join(state::FILE);
+    for broken in ["", "{", r#"{"version":2}"#] {
+        std::fs::write(&path, broken).unwrap();
+        let opened = CertificateAuthority::open(dir.path(), &domain(), SystemTime::now());
+        assert!(matches!(opened, Err(Error::State { .. })), "{broken}");
+    }
+}
