@@ -1,0 +1,1 @@
+//! Readiness on 15021, for the kubelet and for whoever starts the proxy.

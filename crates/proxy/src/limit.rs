@@ -1,0 +1,1 @@
+//! Bounds on what clients may hold open at one time.
