@@ -6,8 +6,10 @@ use crate::cidr::Cidr;
 use crate::object::{Metadata, NamespacedName};
 
 mod pattern;
+mod read;
 
 pub use pattern::{PathPattern, Pattern};
+pub(crate) use read::read;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorizationPolicy {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::export::ExportTo;
+use crate::export::{self, ExportTo};
+use crate::fields::{Fields, Value, host, is_dns_label, label_map};
 use crate::host::Host;
 use crate::object::Metadata;
 
 mod policy;
+mod read;
 
 pub use policy::{
     ConnectionPool, H2Upgrade, HttpPool, LoadBalancer, OutlierDetection, PolicySettings, RetryBudget, TcpKeepalive,
@@ -48,4 +50,37 @@ impl DestinationRule {
             }
         }
     }
+}
+
+pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<DestinationRule> {
+    let spec = spec?;
+    spec.not_honoured(&["workloadSelector"]);
+    let host = spec.require("host").and_then(|v| host(&v, Some(&meta.name.namespace)));
+    let policy = spec.get("trafficPolicy").map(|v| read::traffic_policy(&v)).unwrap_or_default();
+    let mut subsets: Vec<Subset> = Vec::new();
+    for item in spec.get("subsets").iter().flat_map(Value::list) {
+        let Some(subset) = read_subset(&item) else { continue };
+        if subsets.iter().any(|s| s.name == subset.name) {
+            item.error(format!("subset {:?} is given twice", subset.name), "");
+        }
+        subsets.push(subset);
+    }
+    let export_to = export::read(spec.get("exportTo"));
+    spec.finish();
+    Some(DestinationRule { meta, host: host?, policy, subsets, export_to })
+}
+
+fn read_subset(value: &Value<'_>) -> Option<Subset> {
+    let subset = value.fields()?;
+    let name = subset.require("name").and_then(|v| {
+        let text = v.text()?;
+        if !is_dns_label(text) {
+            v.error(format!("{text:?} is not a subset name"), "write lower-case letters, digits and dashes");
+        }
+        Some(text.to_owned())
+    });
+    let labels = subset.get("labels").map(|v| label_map(&v)).unwrap_or_default();
+    let policy = subset.get("trafficPolicy").map(|v| read::traffic_policy(&v)).unwrap_or_default();
+    subset.finish();
+    Some(Subset { name: name?, labels, policy })
 }

@@ -1,1 +1,374 @@
-//! fields
+//! Reading a document field by field: every value knows its path, every mistake becomes a problem, and what nobody asked for is
+//! an unknown field. Readers report and go on, so that one run names all that is wrong; an object with an error is refused as a whole.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::node::{Node, Tree};
+use crate::object::Metadata;
+use crate::problem::{NOT_HONOURED, Problem, Severity};
+
+mod names;
+
+pub use names::{header_name, host, is_dns_label, is_dns_subdomain, label_map, port_name, regex_problem};
+
+/// What a document's readers share: where it is, whose it is, and what has been found wrong.
+pub struct Report<'a> {
+    pub file: &'a str,
+    /// `VirtualService shop/cart`.
+    pub object: Option<String>,
+    /// The object's namespace, in which short names are expanded.
+    pub namespace: String,
+    problems: RefCell<Vec<Problem>>,
+    errors: Cell<usize>,
+}
+
+/// More problems than this in one document help nobody.
+const MAX_PROBLEMS: usize = 100;
+
+impl<'a> Report<'a> {
+    pub fn new(file: &'a str, object: Option<String>, namespace: String) -> Self {
+        Self { file, object, namespace, problems: RefCell::default(), errors: Cell::new(0) }
+    }
+
+    pub fn failed(&self) -> bool {
+        self.errors.get() > 0
+    }
+
+    pub fn into_problems(self) -> Vec<Problem> {
+        self.problems.into_inner()
+    }
+
+    pub fn add(&self, severity: Severity, line: usize, field: &str, reason: String, expected: String) {
+        if severity == Severity::Error {
+            self.errors.set(self.errors.get() + 1);
+        }
+        let mut problems = self.problems.borrow_mut();
+        if problems.len() < MAX_PROBLEMS {
+            problems.push(Problem {
+                severity,
+                file: self.file.to_owned(),
+                line: (line > 0).then_some(line),
+                object: self.object.clone(),
+                field: field.to_owned(),
+                reason,
+                expected,
+            });
+        }
+    }
+}
+
+/// A value at its path. Never null: absent and null are the same, as for Kubernetes.
+#[derive(Clone)]
+pub struct Value<'a> {
+    pub report: &'a Report<'a>,
+    pub node: &'a Node,
+    pub path: String,
+}
+
+impl<'a> Value<'a> {
+    pub fn error(&self, reason: impl Into<String>, expected: impl Into<String>) {
+        self.report.add(Severity::Error, self.node.line, &self.path, reason.into(), expected.into());
+    }
+
+    pub fn warn(&self, reason: impl Into<String>, expected: impl Into<String>) {
+        self.report.add(Severity::Warning, self.node.line, &self.path, reason.into(), expected.into());
+    }
+
+    pub fn not_honoured(&self, detail: &str) {
+        let reason = if detail.is_empty() { NOT_HONOURED.to_owned() } else { format!("{NOT_HONOURED}: {detail}") };
+        self.error(reason, "");
+    }
+
+    fn wrong_type(&self, wanted: &str) {
+        let hint = match (&self.node.tree, wanted) {
+            (Tree::Bool(_) | Tree::Integer(_) | Tree::Float(_), "a string") => "put it in quotes",
+            _ => "",
+        };
+        self.error(format!("{wanted} is wanted, this is {}", self.node.tree.kind()), hint);
+    }
+
+    pub fn string(&self) -> Option<&'a str> {
+        match &self.node.tree {
+            Tree::String(text) => Some(text),
+            _ => {
+                self.wrong_type("a string");
+                None
+            }
+        }
+    }
+
+    /// A string that is not empty.
+    pub fn text(&self) -> Option<&'a str> {
+        let text = self.string()?;
+        if text.is_empty() {
+            self.error("is empty", "");
+            return None;
+        }
+        Some(text)
+    }
+
+    pub fn boolean(&self) -> Option<bool> {
+        match &self.node.tree {
+            Tree::Bool(value) => Some(*value),
+            _ => {
+                self.wrong_type("true or false");
+                None
+            }
+        }
+    }
+
+    /// A whole number within bounds. A float without a fraction counts, as for Kubernetes.
+    pub fn integer(&self, min: i128, max: i128) -> Option<i128> {
+        let number = match &self.node.tree {
+            Tree::Integer(number) => *number,
+            Tree::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => *number as i128,
+            _ => {
+                self.wrong_type("a whole number");
+                return None;
+            }
+        };
+        if number < min || number > max {
+            self.error(format!("{number} is out of range"), format!("write {min} to {max}"));
+            return None;
+        }
+        Some(number)
+    }
+
+    pub fn u32(&self) -> Option<u32> {
+        self.integer(0, u32::MAX.into()).and_then(|n| u32::try_from(n).ok())
+    }
+
+    /// Kubernetes's `int32` where a negative number has no meaning.
+    pub fn i32_positive(&self) -> Option<u32> {
+        self.integer(0, i32::MAX.into()).and_then(|n| u32::try_from(n).ok())
+    }
+
+    pub fn percent(&self) -> Option<u32> {
+        self.integer(0, 100).and_then(|n| u32::try_from(n).ok())
+    }
+
+    pub fn port(&self) -> Option<u16> {
+        self.integer(1, 65_535).and_then(|n| u16::try_from(n).ok())
+    }
+
+    pub fn number(&self, min: f64, max: f64) -> Option<f64> {
+        let number = match &self.node.tree {
+            Tree::Integer(number) => *number as f64,
+            Tree::Float(number) => *number,
+            _ => {
+                self.wrong_type("a number");
+                return None;
+            }
+        };
+        if !(min..=max).contains(&number) {
+            self.error(format!("{number} is out of range"), format!("write {min} to {max}"));
+            return None;
+        }
+        Some(number)
+    }
+
+    /// A duration of at least 1 ms, as all of Istio's are.
+    pub fn duration(&self) -> Option<Duration> {
+        let duration = self.duration_or_zero()?;
+        if duration < Duration::from_millis(1) {
+            self.error("is shorter than 1ms", "leave it out to have no limit");
+            return None;
+        }
+        Some(duration)
+    }
+
+    pub fn duration_or_zero(&self) -> Option<Duration> {
+        let text = self.string()?;
+        let duration = crate::duration::parse(text);
+        if duration.is_none() {
+            self.error(format!("{text:?} is not a duration"), "write 300ms, 5s or 1h30m");
+        }
+        duration
+    }
+
+    /// One of several words.
+    pub fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.string()?;
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            self.error(format!("unknown value {text:?}"), format!("write {}", names.join(", ")));
+        }
+        found
+    }
+
+    pub fn list(&self) -> Vec<Value<'a>> {
+        let Tree::List(items) = &self.node.tree else {
+            self.wrong_type("a list");
+            return Vec::new();
+        };
+        let at = |(index, node)| Value { report: self.report, node, path: format!("{}[{index}]", self.path) };
+        let (nulls, items): (Vec<_>, Vec<_>) = items.iter().enumerate().map(at).partition(|v| v.node.tree == Tree::Null);
+        nulls.iter().for_each(|v| v.error("is empty", "remove it or fill it in"));
+        items
+    }
+
+    /// A list of strings that are not empty.
+    pub fn strings(&self) -> Vec<&'a str> {
+        self.list().iter().filter_map(Value::text).collect()
+    }
+
+    /// A mapping whose keys are the user's own.
+    pub fn entries(&self) -> Vec<(&'a str, Value<'a>)> {
+        let Tree::Map(entries) = &self.node.tree else {
+            self.wrong_type("a mapping");
+            return Vec::new();
+        };
+        entries.iter().map(|(key, node)| (key.as_str(), Value { report: self.report, node, path: join(&self.path, key) })).collect()
+    }
+
+    /// A mapping of strings; null values are empty strings, as for Kubernetes.
+    pub fn string_map(&self) -> BTreeMap<String, String> {
+        let text = |value: &Value<'a>| match value.node.tree {
+            Tree::Null => Some(String::new()),
+            _ => value.string().map(str::to_owned),
+        };
+        self.entries().iter().filter_map(|(key, value)| Some(((*key).to_owned(), text(value)?))).collect()
+    }
+
+    /// A mapping whose keys are fields.
+    pub fn fields(&self) -> Option<Fields<'a>> {
+        match &self.node.tree {
+            Tree::Map(entries) => Some(Fields { value: self.clone(), entries, known: RefCell::default() }),
+            _ => {
+                self.wrong_type("a mapping");
+                None
+            }
+        }
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    match (path.is_empty(), plain) {
+        (true, _) => key.to_owned(),
+        (false, true) => format!("{path}.{key}"),
+        (false, false) => format!("{path}[{key:?}]"),
+    }
+}
+
+/// A message's fields. Those never asked for are unknown, and [`Fields::finish`] says so.
+pub struct Fields<'a> {
+    pub value: Value<'a>,
+    entries: &'a [(String, Node)],
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Fields<'a> {
+    pub fn get(&self, name: &'static str) -> Option<Value<'a>> {
+        self.known.borrow_mut().push(name);
+        let (_, node) = self.entries.iter().find(|(key, _)| key == name)?;
+        if node.tree == Tree::Null {
+            return None;
+        }
+        Some(Value { report: self.value.report, node, path: join(&self.value.path, name) })
+    }
+
+    pub fn require(&self, name: &'static str) -> Option<Value<'a>> {
+        let value = self.get(name);
+        if value.is_none() {
+            self.error_at(name, "is missing", "");
+        }
+        value
+    }
+
+    /// An error about a field that may be absent.
+    pub fn error_at(&self, name: &str, reason: &str, expected: &str) {
+        let path = join(&self.value.path, name);
+        self.value.report.add(Severity::Error, self.value.node.line, &path, reason.to_owned(), expected.to_owned());
+    }
+
+    /// Nothing is set.
+    pub fn is_empty(&self) -> bool {
+        self.entries.iter().all(|(_, node)| node.tree == Tree::Null)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|(key, node)| key == name && node.tree != Tree::Null)
+    }
+
+    /// How many of these are set.
+    pub fn count(&self, names: &[&str]) -> usize {
+        names.iter().filter(|name| self.has(name)).count()
+    }
+
+    /// Fields that Istio knows and this version does not act on. `false` asks for nothing, so it is let pass.
+    pub fn not_honoured(&self, names: &[&'static str]) {
+        for name in names {
+            if let Some(value) = self.get(name).filter(|v| v.node.tree != Tree::Bool(false)) {
+                value.not_honoured("");
+            }
+        }
+    }
+
+    /// Reports every field that was never asked for.
+    pub fn finish(self) {
+        let known = self.known.into_inner();
+        for (key, node) in self.entries {
+            if known.contains(&key.as_str()) {
+                continue;
+            }
+            let expected = match closest(key, &known) {
+                Some(name) => format!("did you mean {name}?"),
+                None => format!("known here: {}", known.join(", ")),
+            };
+            self.value.report.add(Severity::Error, node.line, &join(&self.value.path, key), "unknown field".to_owned(), expected);
+        }
+    }
+}
+
+/// The known name that a misspelt one most likely means.
+fn closest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let allowed = (key.len() / 3).clamp(1, 3);
+    known
+        .iter()
+        .map(|name| (distance(&key.to_lowercase(), &name.to_lowercase()), *name))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein distance over bytes; names are short, longer ones are never close.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().max(b.len()) > 64 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// `metadata` of an object whose name and namespace have been read.
+pub fn metadata(root: &Fields<'_>, name: crate::NamespacedName) -> Metadata {
+    let mut meta = Metadata { name, ..Metadata::default() };
+    let Some(fields) = root.get("metadata").and_then(|v| v.fields()) else { return meta };
+    let map = |value: Option<Value<'_>>| value.map(|v| v.string_map()).unwrap_or_default();
+    meta.labels = map(fields.get("labels"));
+    meta.annotations = map(fields.get("annotations"));
+    meta.uid = fields.get("uid").and_then(|v| v.string().map(str::to_owned));
+    meta.deleting = fields.has("deletionTimestamp");
+    meta.created = fields.get("creationTimestamp").and_then(|value| {
+        let text = value.string()?;
+        let time = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
+        if time.is_err() {
+            value.error(format!("{text:?} is not a time"), "write it like 2026-01-31T12:00:00Z");
+        }
+        time.ok().map(Into::into)
+    });
+    meta
+}

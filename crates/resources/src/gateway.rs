@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::fields::{Fields, Value, host, is_dns_label, label_map, port_name};
 use crate::host::Host;
 use crate::object::Metadata;
 
@@ -52,4 +53,87 @@ impl Server {
             .filter_map(|h| h.host.intersection(host))
             .max_by_key(|h| h.specificity())
     }
+}
+
+pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<Gateway> {
+    let spec = spec?;
+    let selector = spec.get("selector").map(|v| label_map(&v)).unwrap_or_default();
+    let list = spec.require("servers")?;
+    let items = list.list();
+    if items.is_empty() {
+        list.error("is empty", "a Gateway needs at least one server");
+    }
+    let servers: Vec<_> = items.iter().filter_map(read_server).collect();
+    for (index, (server, item)) in servers.iter().zip(&items).enumerate() {
+        if servers.len() == items.len() && servers[..index].iter().any(|other| other.port_name == server.port_name) {
+            item.error(format!("port name {:?} is given twice", server.port_name), "port names are unique in a Gateway");
+        }
+    }
+    spec.finish();
+    Some(Gateway { meta, selector, servers })
+}
+
+fn read_server(value: &Value<'_>) -> Option<Server> {
+    let server = value.fields()?;
+    server.not_honoured(&["tls", "defaultEndpoint"]);
+    let name = server.get("name").and_then(|v| v.text().map(str::to_owned));
+    let bind = server.get("bind").filter(|v| v.node.as_str() != Some("")).and_then(|v| {
+        let text = v.text()?;
+        let address = text.parse().ok();
+        match address {
+            None if text.starts_with("unix://") => v.not_honoured("Unix sockets"),
+            None => v.error(format!("{text:?} is not an IP address"), ""),
+            Some(_) => {}
+        }
+        address
+    });
+    let hosts = server.require("hosts").map(|v| {
+        let items = v.list();
+        if items.is_empty() {
+            v.error("is empty", "write \"*\" to serve every host");
+        }
+        items.iter().filter_map(read_host).collect()
+    });
+    let port = server.require("port").and_then(|v| read_port(&v));
+    server.finish();
+    let (port, port_name, protocol) = port?;
+    Some(Server { name, port, port_name, protocol, bind, hosts: hosts? })
+}
+
+fn read_port(value: &Value<'_>) -> Option<(u16, String, GatewayProtocol)> {
+    let port = value.fields()?;
+    port.not_honoured(&["targetPort"]);
+    let number = port.require("number").and_then(|v| v.port());
+    let name = port.require("name").and_then(|v| port_name(&v));
+    let protocol = port.require("protocol").and_then(|v| {
+        let text = v.text()?;
+        match text.to_ascii_uppercase().as_str() {
+            "HTTP" => return Some(GatewayProtocol::Http),
+            "HTTP2" => return Some(GatewayProtocol::Http2),
+            "GRPC" | "GRPC-WEB" => return Some(GatewayProtocol::Grpc),
+            "HTTPS" | "TLS" | "TCP" | "MONGO" | "MYSQL" | "REDIS" => v.not_honoured(&format!("protocol {text}")),
+            _ => v.error(format!("unknown protocol {text:?}"), "write HTTP, HTTP2 or GRPC"),
+        }
+        None
+    });
+    port.finish();
+    Some((number?, name?, protocol?))
+}
+
+/// `host`, `namespace/host`, `./host` or `*/host`.
+fn read_host(value: &Value<'_>) -> Option<ServerHost> {
+    let text = value.text()?;
+    let (namespace, rest) = text.split_once('/').map_or((None, text), |(namespace, host)| (Some(namespace), host));
+    let namespace = match namespace {
+        None | Some("*") => None,
+        Some(".") => Some(value.report.namespace.clone()),
+        Some(name) if is_dns_label(name) => Some(name.to_owned()),
+        Some(other) => {
+            value.error(format!("{other:?} is not a namespace"), "write NAMESPACE/HOST, ./HOST or */HOST");
+            return None;
+        }
+    };
+    let node = crate::node::Node { line: value.node.line, tree: crate::node::Tree::String(rest.to_owned()) };
+    let host = host(&Value { report: value.report, node: &node, path: value.path.clone() }, None)?;
+    Some(ServerHost { namespace, host })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::fields::{Fields, Value, label_map};
 use crate::object::Metadata;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,4 +21,56 @@ pub enum MtlsMode {
     Disable,
     Permissive,
     Strict,
+}
+
+pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<PeerAuthentication> {
+    let mut policy = PeerAuthentication { meta, selector: BTreeMap::new(), mode: None, ports: BTreeMap::new() };
+    let Some(spec) = spec else { return Some(policy) };
+    policy.selector = read_selector(&spec);
+    policy.mode = spec.get("mtls").and_then(|v| read_mode(&v));
+    if let Some(ports) = spec.get("portLevelMtls") {
+        policy.ports = read_ports(&ports);
+        if policy.selector.is_empty() {
+            ports.error("portLevelMtls requires selector", "ports are those of a workload: select it with selector.matchLabels");
+        }
+    }
+    spec.finish();
+    Some(policy)
+}
+
+/// `selector.matchLabels`; absent and empty are the same.
+pub(crate) fn read_selector(spec: &Fields<'_>) -> BTreeMap<String, String> {
+    let Some(selector) = spec.get("selector").and_then(|v| v.fields()) else { return BTreeMap::new() };
+    let labels = selector.get("matchLabels").map(|v| label_map(&v)).unwrap_or_default();
+    selector.finish();
+    labels
+}
+
+fn read_ports(value: &Value<'_>) -> BTreeMap<u16, Option<MtlsMode>> {
+    let entries = value.entries();
+    if entries.is_empty() {
+        value.error("should have at least one port", "remove it");
+    }
+    let mut ports = BTreeMap::new();
+    for (key, mtls) in &entries {
+        match key.parse::<u16>() {
+            Ok(port) if port > 0 => drop(ports.insert(port, read_mode(mtls))),
+            _ => mtls.error(format!("{key:?} is not a port"), "port must be between 1-65535"),
+        }
+    }
+    ports
+}
+
+fn read_mode(value: &Value<'_>) -> Option<MtlsMode> {
+    let mtls = value.fields()?;
+    let mode = mtls.get("mode").and_then(|v| {
+        v.choice(&[
+            ("UNSET", None),
+            ("DISABLE", Some(MtlsMode::Disable)),
+            ("PERMISSIVE", Some(MtlsMode::Permissive)),
+            ("STRICT", Some(MtlsMode::Strict)),
+        ])
+    });
+    mtls.finish();
+    mode.flatten()
 }

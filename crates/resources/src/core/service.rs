@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::fields::{Fields, Value};
 use crate::object::Metadata;
 use crate::protocol::{PortProtocol, declared_protocol};
 
@@ -60,3 +61,86 @@ pub enum Transport {
     Udp,
     Sctp,
 }
+
+/// Reads a Service; what the mesh does not use is Kubernetes's own business.
+pub(crate) fn read(root: &Fields<'_>, meta: Metadata) -> Option<Service> {
+    let spec = root.require("spec")?.fields()?;
+    let kind = match spec.get("type").and_then(|v| v.string()) {
+        Some("ExternalName") => ServiceKind::ExternalName(spec.require("externalName")?.text()?.to_ascii_lowercase()),
+        None | Some("ClusterIP" | "NodePort" | "LoadBalancer") => addresses(&spec),
+        Some(_) => {
+            spec.error_at("type", "unknown value", "write ClusterIP, NodePort, LoadBalancer or ExternalName");
+            return None;
+        }
+    };
+    let ports: Vec<_> = spec.get("ports").iter().flat_map(Value::list).filter_map(|v| read_port(&v)).collect();
+    let unnamed = ports.iter().filter(|p| p.name.is_empty()).count();
+    if unnamed > 0 && ports.len() > 1 {
+        spec.error_at("ports", "with several ports each needs a name", "");
+    }
+    for (index, port) in ports.iter().enumerate() {
+        if ports[..index].iter().any(|p| p.port == port.port && p.transport == port.transport) {
+            spec.error_at("ports", &format!("port {} is given twice", port.port), "");
+        }
+    }
+    let selector = spec.get("selector").map(|v| v.string_map()).filter(|labels| !labels.is_empty());
+    let publish_not_ready = spec.get("publishNotReadyAddresses").and_then(|v| v.boolean()).unwrap_or(false);
+    Some(Service { meta, kind, selector, ports, publish_not_ready })
+}
+
+/// `clusterIPs`, else `clusterIP`.
+fn addresses(spec: &Fields<'_>) -> ServiceKind {
+    let given = match spec.get("clusterIPs").map(|v| v.list()).filter(|list| !list.is_empty()) {
+        Some(list) => list,
+        None => spec.get("clusterIP").into_iter().collect(),
+    };
+    if given.iter().any(|v| v.node.as_str() == Some("None")) {
+        return ServiceKind::Headless;
+    }
+    ServiceKind::ClusterIp(given.iter().filter(|v| v.node.as_str() != Some("")).filter_map(read_ip).collect())
+}
+
+/// An IP address.
+pub(super) fn read_ip(value: &Value<'_>) -> Option<IpAddr> {
+    let text = value.string()?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        value.error(format!("{text:?} is not an IP address"), "");
+    }
+    address
+}
+
+/// `protocol` of a port: TCP unless it says otherwise.
+pub(super) fn read_transport(port: &Fields<'_>) -> Transport {
+    port.get("protocol")
+        .and_then(|v| v.choice(&[("TCP", Transport::Tcp), ("UDP", Transport::Udp), ("SCTP", Transport::Sctp)]))
+        .unwrap_or_default()
+}
+
+fn read_port(value: &Value<'_>) -> Option<ServicePort> {
+    let port = value.fields()?;
+    let text = |name| port.get(name).and_then(|v| v.string().map(str::to_owned));
+    let number = port.require("port")?.port()?;
+    let target = match port.get("targetPort") {
+        None => TargetPort::Number(number),
+        Some(v) => match v.node.as_str() {
+            Some(name) if !name.bytes().all(|b| b.is_ascii_digit()) => TargetPort::Name(name.to_owned()),
+            // Kubernetes takes numbers only unquoted, but a quoted one is what people mean.
+            Some(digits) => TargetPort::Number(digits.parse().ok().filter(|p| *p > 0).or_else(|| {
+                v.error(format!("{digits:?} is not a port"), "write 1 to 65535 or a port's name");
+                None
+            })?),
+            None => TargetPort::Number(v.port()?),
+        },
+    };
+    Some(ServicePort {
+        name: text("name").unwrap_or_default(),
+        port: number,
+        target,
+        transport: read_transport(&port),
+        app_protocol: text("appProtocol"),
+    })
+}
+
+#[cfg(test)]
+mod tests;
