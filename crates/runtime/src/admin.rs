@@ -68,9 +68,14 @@ impl Routes {
     }
 
     /// The handler of a request, or why there is none.
-    fn find(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Handler, Response> {
+    fn find(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Handler, Box<Response>> {
         let Some(methods) = self.table.get(path) else {
-            return Err(self.not_found());
+            return Err(self.not_found().into());
         };
         // HEAD is GET without the body, which the server leaves out by itself.
         let wanted = if *method == Method::HEAD {
@@ -79,15 +84,15 @@ impl Routes {
             method
         };
         let Some((_, handler)) = methods.iter().find(|(m, _)| m == wanted) else {
-            return Err(not_allowed(methods));
+            return Err(not_allowed(methods).into());
         };
         let writes = *wanted != Method::GET;
         if (writes || self.guard_reads) && !is_local_host(headers) {
             let text = "Host must be localhost or an IP address\n";
-            return Err(Response::text(StatusCode::FORBIDDEN, text));
+            return Err(Response::text(StatusCode::FORBIDDEN, text).into());
         }
         if writes && headers.contains_key(ORIGIN) {
-            return Err(Response::text(StatusCode::FORBIDDEN, "not for web pages\n"));
+            return Err(Response::text(StatusCode::FORBIDDEN, "not for web pages\n").into());
         }
         Ok(Arc::clone(handler))
     }
