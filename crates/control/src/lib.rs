@@ -1,1 +1,15 @@
-//! control
+//! Tasuki's control plane: resources in, xDS and certificates out.
+//!
+//! `source` reads resources, `mesh` joins them, `snapshot` says what each client gets of it, `ads` tells
+//! them, `ca` signs their certificates.
+
+pub mod ads;
+pub mod auth;
+pub mod ca;
+pub mod catalog;
+pub mod debug;
+pub mod mesh;
+pub mod serve;
+pub mod settings;
+pub mod snapshot;
+pub mod source;
