@@ -39,6 +39,10 @@ pub enum ResourceType {
 
 /// One decoded resource of any type.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "decoded one at a time and moved on, never kept in bulk"
+)]
 pub enum Resource {
     TrustBundle(TrustBundle),
     Cluster(Cluster),

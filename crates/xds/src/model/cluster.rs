@@ -33,7 +33,10 @@ pub enum Discovery {
     /// EDS; the assignment is named like the cluster unless `service_name` says otherwise.
     Eds { service_name: Option<String> },
     /// A name that the proxy resolves itself, host and port (Envoy `STRICT_DNS`).
-    Dns { hosts: Vec<(String, u16)>, refresh: Duration },
+    Dns {
+        hosts: Vec<(String, u16)>,
+        refresh: Duration,
+    },
     /// Fixed addresses.
     Static(Vec<SocketAddr>),
     /// The connection's own original destination; `bind` is the source address (127.0.0.6 inbound).
@@ -44,7 +47,9 @@ pub enum Discovery {
 pub enum Balance {
     RoundRobin,
     /// Power of two choices unless told otherwise (Envoy `choice_count`, 2..=10).
-    LeastRequest { choices: u32 },
+    LeastRequest {
+        choices: u32,
+    },
     #[default]
     Random,
 }

@@ -89,7 +89,10 @@ pub enum PathRewrite {
     /// Replaces the matched prefix; the whole path for an exact match (Envoy `prefix_rewrite`).
     Prefix(String),
     /// Replaces what the RE2 pattern matches; `\1` refers to a group (Envoy `regex_rewrite`).
-    Regex { pattern: String, substitution: String },
+    Regex {
+        pattern: String,
+        substitution: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -175,4 +178,3 @@ pub enum AppendAction {
     OverwriteIfExistsOrAdd,
     OverwriteIfExists,
 }
-
