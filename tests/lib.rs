@@ -1,9 +1,11 @@
 //! What several end-to-end scenarios share: the seeds' `http-server` with its two versions, and YAML
 //! for the resources that they write.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tasuki_testkit::mesh::{Mesh, PodSpec, RunningPod, Sidecar, service};
+use tasuki_testkit::namespace::Namespace;
 use tasuki_testkit::origin::Origin;
+use tasuki_testkit::process::{Launch, Process};
 
 /// The address of the Service `http-server`, reachable only through interception.
 pub const VIP: &str = "10.96.0.10:80";
@@ -83,4 +85,30 @@ spec:
       weight: {b}
 "
     )
+}
+
+/// Starts one of the programs in `tests/python` inside a namespace.
+pub fn python(
+    mesh: &Mesh,
+    namespace: &Namespace,
+    name: &str,
+    script: &str,
+    args: &[&str],
+) -> Result<Process> {
+    let interpreter = tasuki_testkit::require::python().context("no Python environment")?;
+    let script = format!("{}/python/{script}", env!("CARGO_MANIFEST_DIR"));
+    let log_dir = mesh.folder().join("logs");
+    let args = std::iter::once(script)
+        .chain(args.iter().map(|arg| (*arg).to_owned()))
+        .collect();
+    let env = vec![("PYTHONUNBUFFERED".to_owned(), "1".to_owned())];
+    Process::start(Launch {
+        namespace,
+        program: &interpreter,
+        args,
+        env,
+        uid: None,
+        name: name.to_owned(),
+        log_dir: &log_dir,
+    })
 }

@@ -1,1 +1,56 @@
-fn main(){}
+//! `tasuki`: the person's tool.
+
+mod ca;
+mod check;
+mod demo;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The person's tool of the Tasuki service mesh.
+#[derive(Parser)]
+#[command(name = "tasuki", version, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print a signed join token, with which a proxy says who it is
+    Token(token::Arguments),
+    /// Look after the certificate authority
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// Say what is wrong with resources: file, object, field, reason and what would be right; exits 1 on errors
+    Check(check::Arguments),
+    /// Run the example shop as real processes, with traffic, and tell what happens
+    Demo(demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Ca(command) => ca::run(&command),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("tasuki: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

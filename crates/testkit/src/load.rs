@@ -98,7 +98,7 @@ pub async fn run(plan: Plan) -> Report {
     run_until(plan, Stop::default(), None).await
 }
 
-/// Runs a plan to its end or until stopped; each sample is also sent to `live`.
+/// Runs a plan to its end or until stopped; with `live`, samples go there instead of into the report.
 pub async fn run_until(
     plan: Plan,
     stop: Stop,
@@ -191,10 +191,11 @@ async fn worker(shared: Arc<Shared>, slot: Slot) -> Vec<Sample> {
             outcome,
             backend,
         };
-        if let Some(live) = &shared.live {
-            let _ = live.send(sample.clone());
+        match &shared.live {
+            // Whoever listens keeps what it needs: a run without an end must not grow.
+            Some(live) => drop(live.send(sample)),
+            None => samples.push(sample),
         }
-        samples.push(sample);
     }
     samples
 }

@@ -108,9 +108,14 @@ impl Network {
     /// A new pod namespace; `name` must be unique within the network.
     pub fn pod(&self, name: &str) -> Result<Namespace> {
         let host = self.next_host.fetch_add(1, Ordering::Relaxed);
-        let [high, low] = u16::try_from(host).context("too many pods")?.to_be_bytes();
+        self.pod_at(name, u16::try_from(host).context("too many pods")?)
+    }
+
+    /// A new pod namespace whose address ends in the two bytes of `host`.
+    pub fn pod_at(&self, name: &str, host: u16) -> Result<Namespace> {
+        let [high, low] = host.to_be_bytes();
         let ip = Ipv4Addr::new(10, 244, high, low);
-        let ip6 = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, host as u16);
+        let ip6 = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, host);
         self.attach(name, ip, 16, HUB_IP, ip6)
     }
 
@@ -188,6 +193,11 @@ impl Namespace {
             ip: Ipv4Addr::LOCALHOST,
             ip6: Ipv6Addr::LOCALHOST,
         }
+    }
+
+    /// The machine's own namespace, as the home of a pod on a loopback address.
+    pub fn own_at(ip: Ipv4Addr) -> Self {
+        Self { ip, ..Self::own() }
     }
 
     /// Name as `ip netns` knows it; empty for [`Namespace::own`].

@@ -103,6 +103,17 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
+    /// Whether it still runs, without reaping it.
+    pub fn is_running(&self) -> bool {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let state = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split_whitespace().next());
+        state.is_some_and(|state| state != "Z" && state != "X")
+    }
+
     /// SIGTERM, then SIGKILL after `limit`.
     pub fn stop(&mut self, limit: Duration) {
         self.signal(Signal::SIGTERM);
