@@ -1,7 +1,7 @@
 //! From text to objects: which documents a file holds, whose they are, and which reader they need.
 
 use crate::fields::{Fields, Report, Value, is_dns_label, is_dns_subdomain, metadata};
-use crate::node::{MAX_TEXT, Node, SyntaxError, Tree, parse_json_stream, parse_yaml, split_documents};
+use crate::node::{MAX_TEXT, Node, SyntaxError, Tree, parse_json_stream, parse_yaml, split_documents, with_stack};
 use crate::object::{DEFAULT_NAMESPACE, Kind, Metadata, NamespacedName, Object, ObjectKey};
 use crate::problem::{NOT_HONOURED, Problem, Severity};
 
@@ -12,6 +12,8 @@ use kinds::{Reading, reading};
 /// What became of one document.
 #[derive(Clone, Debug)]
 pub struct Document {
+    /// Where the object begins, 1-based; 0 when unknown.
+    pub line: usize,
     /// Which object it is. `None` for kinds that are only reported ("not honoured yet"), and when `unreadable`.
     pub identity: Option<ObjectKey>,
     /// It could not even be said which object this is (a syntax error, no kind, no name): whoever watches the file must
@@ -28,7 +30,7 @@ impl Document {
         let mut problem = Problem::error(file, "", reason);
         problem.line = (line > 0).then_some(line);
         problem.expected = expected.to_owned();
-        Document { identity: None, unreadable: true, object: None, problems: vec![problem] }
+        Document { line, identity: None, unreadable: true, object: None, problems: vec![problem] }
     }
 }
 
@@ -40,7 +42,8 @@ pub fn parse_documents(path: &str, text: &str) -> Vec<Document> {
         return vec![Document::unreadable(path, 0, reason, "split it")];
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    nodes(path, text)
+    with_stack(|| nodes(path, text))
+        .unwrap_or_else(|error| vec![Err(error)])
         .into_iter()
         .flat_map(|node| match node {
             Ok(node) => objects(path, &node),
@@ -113,14 +116,14 @@ fn refused(path: &str, node: &Node, kind: &str, field: &str, reason: &str, versi
     if !versions.is_empty() {
         problem.expected = format!("write {versions}");
     }
-    Document { identity: None, unreadable: false, object: None, problems: vec![problem] }
+    Document { line: node.line, identity: None, unreadable: false, object: None, problems: vec![problem] }
 }
 
 fn read(path: &str, node: &Node, kind: Kind) -> Document {
     let key = match identity(path, node, kind) {
         Ok(key) => key,
         Err(problem) => {
-            return Document { identity: None, unreadable: true, object: None, problems: vec![*problem] };
+            return Document { line: node.line, identity: None, unreadable: true, object: None, problems: vec![*problem] };
         }
     };
     let report = Report::new(path, Some(key.to_string()), key.namespace.clone());
@@ -134,7 +137,7 @@ fn read(path: &str, node: &Node, kind: Kind) -> Document {
         report.add(Severity::Error, node.line, "", "could not be read".to_owned(), String::new());
     }
     let object = object.filter(|_| !report.failed());
-    Document { identity: Some(key), unreadable: false, object, problems: report.into_problems() }
+    Document { line: node.line, identity: Some(key), unreadable: false, object, problems: report.into_problems() }
 }
 
 /// Name and namespace, checked as Kubernetes would.

@@ -1,6 +1,7 @@
 //! Reading a document field by field: every value knows its path, every mistake becomes a problem, and what nobody asked for is
 //! an unknown field. Readers report and go on, so that one run names all that is wrong; an object with an error is refused as a whole.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,8 +37,11 @@ impl<'a> Report<'a> {
         self.errors.get() > 0
     }
 
+    /// Mistakes first, then what this version merely does not do.
     pub fn into_problems(self) -> Vec<Problem> {
-        self.problems.into_inner()
+        let mut problems = self.problems.into_inner();
+        problems.sort_by_key(Problem::is_not_honoured);
+        problems
     }
 
     pub fn add(&self, severity: Severity, line: usize, field: &str, reason: String, expected: String) {
@@ -163,10 +167,23 @@ impl<'a> Value<'a> {
             }
         };
         if !(min..=max).contains(&number) {
-            self.error(format!("{number} is out of range"), format!("write {min} to {max}"));
+            let expected = if max.is_finite() { format!("write {min} to {max}") } else { format!("write {min} or more") };
+            self.error(format!("{number} is out of range"), expected);
             return None;
         }
         Some(number)
+    }
+
+    /// The text of an address. `[2001:db8::]` without quotes is a mapping with an empty value to YAML 1.2 and a string to Kubernetes's
+    /// parser; nothing else is meant.
+    pub fn address(&self) -> Option<Cow<'a, str>> {
+        match &self.node.tree {
+            Tree::Map(entries) => match entries.as_slice() {
+                [(key, value)] if value.tree == Tree::Null && key.ends_with(':') => Some(Cow::Owned(format!("{key}:"))),
+                _ => self.text().map(Cow::Borrowed),
+            },
+            _ => self.text().map(Cow::Borrowed),
+        }
     }
 
     /// A duration of at least 1 ms, as all of Istio's are.

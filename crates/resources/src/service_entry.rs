@@ -170,8 +170,8 @@ fn none_mode(spec: &Fields<'_>) {
 
 fn read_addresses(value: &Value<'_>, resolution: Option<Resolution>) -> Vec<Cidr> {
     let read = |item: &Value<'_>| {
-        let text = item.text()?;
-        let Some(cidr) = Cidr::parse(text) else {
+        let text = item.address()?;
+        let Some(cidr) = Cidr::parse(&text) else {
             item.error(format!("{text:?} is not an address"), "write an IP address or a block like 10.1.0.0/16");
             return None;
         };

@@ -189,8 +189,8 @@ fn pattern(value: &Value<'_>) -> Option<Pattern> {
 }
 
 fn cidr(value: &Value<'_>) -> Option<Cidr> {
-    let text = value.text()?;
-    let cidr = Cidr::parse(text);
+    let text = value.address()?;
+    let cidr = Cidr::parse(&text);
     if cidr.is_none() {
         value.error(format!("{text:?} is not an IP block"), "write 10.0.0.1 or 10.0.0.0/8");
     }

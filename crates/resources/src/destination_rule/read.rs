@@ -83,7 +83,7 @@ fn check_warmup(value: &Value<'_>) {
     let Some(warmup) = value.fields() else { return };
     warmup.require("duration").and_then(|v| v.duration());
     warmup.get("minimumPercent").and_then(|v| v.number(0.0, 100.0));
-    warmup.get("aggression").and_then(|v| v.number(0.0, f64::MAX));
+    warmup.get("aggression").and_then(|v| v.number(0.0, f64::INFINITY));
     warmup.finish();
 }
 
