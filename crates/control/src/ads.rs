@@ -6,6 +6,10 @@
 pub mod client;
 pub mod clients;
 pub mod service;
+mod stream;
+
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, ClientKind, NsName};
 pub use clients::{ClientStatus, Clients};
@@ -30,8 +34,7 @@ pub trait Catalog: Send + Sync + 'static {
     /// The pod, if it exists. A stream whose pod is unknown, or has another service account, is refused.
     fn pod(&self, pod: &NsName) -> Option<PodFacts>;
 
-    /// True when this client would be told something else if its pod's labels were others;
-    /// labels of foreign gateways come from the pod with this address, when there is one.
+    /// The pod with this address, for clients that do not say which pod they are in.
     fn pod_by_address(&self, address: std::net::IpAddr) -> Option<(NsName, PodFacts)>;
 }
 
@@ -74,7 +77,11 @@ impl Presented {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "))
             .map(|token| token.trim().to_owned());
-        let connection = request.extensions().get::<ConnectionFacts>().cloned().unwrap_or_default();
+        let connection = request
+            .extensions()
+            .get::<ConnectionFacts>()
+            .cloned()
+            .unwrap_or_default();
         Self { bearer, connection }
     }
 }

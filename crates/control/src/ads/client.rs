@@ -2,10 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use tasuki_identity::SpiffeId;
+use tasuki_xds::TASUKI_FEATURE;
 use tasuki_xds::codec::Dialect;
+use tasuki_xds::proto::{Node, metadata_labels, metadata_text};
+use tonic::Status;
+
+use super::{Catalog, PodFacts, Presented};
+
+/// Features that gRPC clients announce.
+const GRPC_FEATURES: [&str; 2] = [
+    "envoy.lb.does_not_support_overprovisioning",
+    "xds.config.resource-in-sotw",
+];
+
+/// `node.metadata` of a gRPC client that has certificates: the provider instance of its bootstrap (gRFC A29).
+const GRPC_PROVIDER: &str = "CERTIFICATE_PROVIDER_INSTANCE";
+
+/// Longest `node.id` that is kept.
+const MAX_NODE_ID: usize = 512;
 
 /// `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,8 +45,13 @@ impl FromStr for NsName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
             }
             _ => Err(format!("`{text}` is not NAMESPACE/NAME")),
         }
@@ -52,6 +75,18 @@ pub enum ClientKind {
     EnvoyGateway,
     /// A proxyless gRPC client.
     Grpc,
+}
+
+impl ClientKind {
+    /// One word for people.
+    pub fn word(&self) -> &'static str {
+        match self {
+            ClientKind::Sidecar { .. } => "sidecar",
+            ClientKind::TasukiGateway { .. } => "gateway",
+            ClientKind::EnvoyGateway => "envoy",
+            ClientKind::Grpc => "grpc",
+        }
+    }
 }
 
 /// A client that has been identified; everything that decides what it may see.
@@ -78,4 +113,185 @@ impl Client {
     pub fn supports(&self, feature: &str) -> bool {
         self.features.iter().any(|f| f == feature)
     }
+
+    /// Says who sent `node`, given what the connection proved.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED for a claim that the identity does not cover, UNAUTHENTICATED for a Tasuki proxy
+    /// without identity, INVALID_ARGUMENT for a node that says nothing usable.
+    pub fn identify(
+        node: &Node,
+        identity: Option<SpiffeId>,
+        presented: &Presented,
+        catalog: &dyn Catalog,
+    ) -> Result<Self, Status> {
+        if node.id.len() > MAX_NODE_ID {
+            return Err(Status::invalid_argument("node.id is too long"));
+        }
+        let announces = |feature: &str| node.client_features.iter().any(|f| f == feature);
+        if announces(TASUKI_FEATURE) {
+            return tasuki(node, identity, catalog);
+        }
+        let grpc =
+            node.user_agent_name.starts_with("gRPC") || GRPC_FEATURES.into_iter().any(announces);
+        if grpc && node.user_agent_name != "envoy" {
+            return Ok(proxyless(node, identity, presented, catalog));
+        }
+        envoy(node, identity, catalog)
+    }
+
+    /// The same client as the catalog sees it now: `None` when its pod is gone, an error when the pod is somebody else's.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED when the pod's service account has changed.
+    pub fn refresh(&self, catalog: &dyn Catalog) -> Result<Option<Self>, Status> {
+        let ClientKind::Sidecar { pod } = &self.kind else {
+            return Ok(Some(self.clone()));
+        };
+        let Some(facts) = catalog.pod(pod) else {
+            return Ok(None);
+        };
+        if let Some(identity) = &self.identity {
+            check_account(pod, &facts, identity)?;
+        }
+        Ok(Some(Self {
+            labels: facts.labels,
+            ..self.clone()
+        }))
+    }
+}
+
+fn tasuki(
+    node: &Node,
+    identity: Option<SpiffeId>,
+    catalog: &dyn Catalog,
+) -> Result<Client, Status> {
+    let identity = identity
+        .ok_or_else(|| Status::unauthenticated("a Tasuki proxy needs a token or a certificate"))?;
+    let claim = |prefix: &str| node.id.strip_prefix(prefix).map(str::parse::<NsName>);
+    let client = |kind, namespace: &str, labels| Client {
+        kind,
+        dialect: Dialect::Tasuki,
+        namespace: namespace.to_owned(),
+        labels,
+        identity: Some(identity.clone()),
+        node_id: node.id.clone(),
+        features: node.client_features.clone(),
+    };
+    if let Some(pod) = claim("sidecar~") {
+        let pod = pod.map_err(|reason| Status::invalid_argument(format!("node.id: {reason}")))?;
+        let facts = catalog
+            .pod(&pod)
+            .ok_or_else(|| Status::permission_denied(format!("there is no Pod {pod}")))?;
+        check_account(&pod, &facts, &identity)?;
+        let namespace = pod.namespace.clone();
+        return Ok(client(
+            ClientKind::Sidecar { pod },
+            &namespace,
+            facts.labels,
+        ));
+    }
+    if let Some(gateway) = claim("gateway~") {
+        let gateway =
+            gateway.map_err(|reason| Status::invalid_argument(format!("node.id: {reason}")))?;
+        let namespace = gateway.namespace.clone();
+        return Ok(client(
+            ClientKind::TasukiGateway { gateway },
+            &namespace,
+            BTreeMap::new(),
+        ));
+    }
+    Err(Status::invalid_argument(
+        "node.id: neither sidecar~NAMESPACE/POD nor gateway~NAMESPACE/GATEWAY",
+    ))
+}
+
+fn check_account(pod: &NsName, facts: &PodFacts, identity: &SpiffeId) -> Result<(), Status> {
+    if identity.namespace() == pod.namespace && identity.service_account() == facts.service_account
+    {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!(
+        "Pod {pod} runs as {}/{}, not as {identity}",
+        pod.namespace, facts.service_account
+    )))
+}
+
+fn proxyless(
+    node: &Node,
+    identity: Option<SpiffeId>,
+    presented: &Presented,
+    catalog: &dyn Catalog,
+) -> Client {
+    let by_address = presented
+        .connection
+        .remote
+        .and_then(|remote| catalog.pod_by_address(remote.ip()));
+    let claimed = claimed_namespace(node);
+    let (namespace, labels) = match by_address {
+        Some((pod, facts)) => (pod.namespace, facts.labels),
+        None => (claimed, metadata_labels(node, "LABELS")),
+    };
+    Client {
+        kind: ClientKind::Grpc,
+        dialect: Dialect::Grpc {
+            provider: metadata_text(node, GRPC_PROVIDER),
+        },
+        namespace,
+        labels,
+        identity,
+        node_id: node.id.clone(),
+        features: node.client_features.clone(),
+    }
+}
+
+fn claimed_namespace(node: &Node) -> String {
+    ["NAMESPACE", "POD_NAMESPACE"]
+        .into_iter()
+        .find_map(|key| metadata_text(node, key))
+        .unwrap_or_else(|| "default".to_owned())
+}
+
+/// Labels only choose which Gateways a foreign gateway serves, so its word is taken for them; what is served
+/// under an identity is checked against the pod.
+fn envoy(node: &Node, identity: Option<SpiffeId>, catalog: &dyn Catalog) -> Result<Client, Status> {
+    let (address, named) = router_id(&node.id);
+    let by_name = named
+        .as_ref()
+        .and_then(|pod| catalog.pod(pod).map(|facts| (pod.clone(), facts)));
+    let pod = by_name.or_else(|| address.and_then(|ip| catalog.pod_by_address(ip)));
+    if let (Some((pod, facts)), Some(identity)) = (&pod, &identity) {
+        check_account(pod, facts, identity)?;
+    }
+    let (namespace, labels) = match (pod, named) {
+        (Some((pod, facts)), _) => (pod.namespace, facts.labels),
+        (None, Some(named)) => (named.namespace, metadata_labels(node, "LABELS")),
+        (None, None) => (claimed_namespace(node), metadata_labels(node, "LABELS")),
+    };
+    Ok(Client {
+        kind: ClientKind::EnvoyGateway,
+        dialect: Dialect::Envoy {
+            secrets: identity.is_some(),
+        },
+        namespace,
+        labels,
+        identity,
+        node_id: node.id.clone(),
+        features: node.client_features.clone(),
+    })
+}
+
+/// `router~IP~POD.NS~DOMAIN`, as Istio's agents write it.
+fn router_id(id: &str) -> (Option<IpAddr>, Option<NsName>) {
+    let mut parts = id.split('~').skip(1);
+    let address = parts.next().and_then(|ip| ip.parse().ok());
+    let pod = parts
+        .next()
+        .and_then(|pod| pod.rsplit_once('.'))
+        .filter(|(name, ns)| !name.is_empty() && !ns.is_empty());
+    let pod = pod.map(|(name, namespace)| NsName {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    });
+    (address, pod)
 }

@@ -1,0 +1,190 @@
+//! One stream: a task that reacts to the client's requests and to changes of the catalog.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tasuki_identity::SpiffeId;
+use tasuki_xds::codec::Dialect;
+use tasuki_xds::proto::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
+};
+use tasuki_xds::server::{DeltaSession, Options, SotwSession, View};
+use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
+use tonic::{Status, Streaming};
+use tracing::{debug, info};
+
+use super::clients::{Listed, Session};
+use super::service::{Delta, Sotw};
+use super::{Catalog, Client, ClientKind, Clients, Presented};
+
+/// A client that has authenticated and says nothing is not kept.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// Names of one type that an Envoy may ask for: it names the endpoints of every cluster it was sent.
+const ENVOY_NAMES: usize = 65_536;
+
+/// What differs between the two methods.
+pub(super) trait Protocol: Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+
+    fn node(request: &mut Self::Request) -> Option<Node>;
+    fn session(options: Options) -> Session;
+    fn on_request(session: &mut Session, request: Self::Request);
+    fn poll(session: &mut Session, view: &dyn View) -> Vec<Self::Response>;
+}
+
+impl Protocol for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn node(request: &mut Self::Request) -> Option<Node> {
+        request.node.take()
+    }
+
+    fn session(options: Options) -> Session {
+        Session::Delta(DeltaSession::new(options))
+    }
+
+    fn on_request(session: &mut Session, request: Self::Request) {
+        if let Session::Delta(session) = session {
+            session.on_request(request);
+        }
+    }
+
+    fn poll(session: &mut Session, view: &dyn View) -> Vec<Self::Response> {
+        match session {
+            Session::Delta(session) => session.poll(view),
+            Session::Sotw(_) => Vec::new(),
+        }
+    }
+}
+
+impl Protocol for Sotw {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn node(request: &mut Self::Request) -> Option<Node> {
+        request.node.take()
+    }
+
+    fn session(options: Options) -> Session {
+        Session::Sotw(SotwSession::new(options))
+    }
+
+    fn on_request(session: &mut Session, request: Self::Request) {
+        if let Session::Sotw(session) = session {
+            session.on_request(request);
+        }
+    }
+
+    fn poll(session: &mut Session, view: &dyn View) -> Vec<Self::Response> {
+        match session {
+            Session::Sotw(session) => session.poll(view),
+            Session::Delta(_) => Vec::new(),
+        }
+    }
+}
+
+/// Serves one stream until either side ends it.
+///
+/// # Errors
+/// What the client is told when it is refused: by [`Client::identify`], or because it said nothing.
+pub(super) async fn serve<P: Protocol>(
+    catalog: Arc<dyn Catalog>,
+    clients: Arc<Clients>,
+    presented: Presented,
+    identity: Option<SpiffeId>,
+    mut requests: Streaming<P::Request>,
+    responses: &Sender<Result<P::Response, Status>>,
+) -> Result<(), Status> {
+    let first = timeout(FIRST_REQUEST, requests.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no request within 10 s"))??;
+    let Some(mut request) = first else {
+        return Ok(());
+    };
+    let node = P::node(&mut request)
+        .ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
+    // Subscribed before the first view, so that no change is missed in between.
+    let mut changes = catalog.changes();
+    let client = Client::identify(&node, identity, &presented, catalog.as_ref())?;
+    let remote = presented.connection.remote.map(|remote| remote.to_string());
+    info!(
+        node = client.node_id,
+        kind = client.kind.word(),
+        remote,
+        "ADS stream opened"
+    );
+    let listed = clients.connect(client.clone(), P::session(options(&client)), remote);
+    P::on_request(&mut listed.record.session(), request);
+    loop {
+        push::<P>(catalog.as_ref(), &listed, responses).await?;
+        tokio::select! {
+            request = requests.message() => match request {
+                Ok(Some(mut request)) => {
+                    // Repeated on every request by some clients, and never different.
+                    let _ = P::node(&mut request);
+                    P::on_request(&mut listed.record.session(), request);
+                }
+                Ok(None) => break,
+                Err(status) => {
+                    debug!(node = client.node_id, %status, "ADS stream broken");
+                    break;
+                }
+            },
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+            }
+            () = responses.closed() => break,
+        }
+    }
+    info!(node = client.node_id, "ADS stream closed");
+    Ok(())
+}
+
+/// Sends what is due. A sidecar whose pod has been deleted keeps what it has: it is about to end, and what
+/// it still serves must not break before it does.
+async fn push<P: Protocol>(
+    catalog: &dyn Catalog,
+    listed: &Listed,
+    responses: &Sender<Result<P::Response, Status>>,
+) -> Result<(), Status> {
+    let known = listed.record.client();
+    let Some(client) = known.refresh(catalog)? else {
+        return Ok(());
+    };
+    let due = {
+        let view = catalog.view(&client);
+        P::poll(&mut listed.record.session(), view.as_ref())
+    };
+    if client != known {
+        listed.record.set_client(client);
+    }
+    for response in due {
+        if responses.send(Ok(response)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn options(client: &Client) -> Options {
+    let envoy = matches!(client.dialect, Dialect::Envoy { .. });
+    let gateway = matches!(
+        client.kind,
+        ClientKind::EnvoyGateway | ClientKind::TasukiGateway { .. }
+    );
+    let max_names = if gateway {
+        ENVOY_NAMES
+    } else {
+        Options::default().max_names
+    };
+    Options {
+        max_names,
+        resend_endpoints: envoy,
+        ..Options::default()
+    }
+}

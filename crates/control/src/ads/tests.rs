@@ -1,0 +1,1 @@
+//! Tests of the ADS service over real connections.
