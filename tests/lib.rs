@@ -1,6 +1,8 @@
 //! What several end-to-end scenarios share: the seeds' `http-server` with its two versions, and YAML
 //! for the resources that they write.
 
+pub mod gateway;
+
 use anyhow::{Context, Result};
 use tasuki_testkit::mesh::{Mesh, PodSpec, RunningPod, Sidecar, service};
 use tasuki_testkit::namespace::Namespace;
