@@ -119,3 +119,6 @@ impl Condition {
         matches!(self, Condition::Header { .. } | Condition::RequestAuth { .. })
     }
 }
+
+#[cfg(test)]
+mod tests;

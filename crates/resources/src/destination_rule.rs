@@ -84,3 +84,6 @@ fn read_subset(value: &Value<'_>) -> Option<Subset> {
     subset.finish();
     Some(Subset { name: name?, labels, policy })
 }
+
+#[cfg(test)]
+mod tests;

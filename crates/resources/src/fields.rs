@@ -197,6 +197,10 @@ impl<'a> Value<'a> {
     }
 
     pub fn duration_or_zero(&self) -> Option<Duration> {
+        if let Tree::Integer(number) = self.node.tree {
+            self.error(format!("{number} is a number, not a duration"), "write 300ms, 5s or 1h30m");
+            return None;
+        }
         let text = self.string()?;
         let duration = crate::duration::parse(text);
         if duration.is_none() {
@@ -343,7 +347,7 @@ impl<'a> Fields<'a> {
 
 /// The known name that a misspelt one most likely means.
 fn closest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let allowed = (key.len() / 3).clamp(1, 3);
+    let allowed = (key.len() / 2).clamp(1, 3);
     known
         .iter()
         .map(|name| (distance(&key.to_lowercase(), &name.to_lowercase()), *name))

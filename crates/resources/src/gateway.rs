@@ -45,13 +45,17 @@ pub struct ServerHost {
 }
 
 impl Server {
-    /// The hosts of a VirtualService that this server serves: each pair's narrower one.
-    pub fn serves(&self, virtual_service_namespace: &str, host: &Host) -> Option<Host> {
-        self.hosts
+    /// What this server serves of one host of a VirtualService: of each pair the narrower one. A wildcard there may meet several here.
+    pub fn serves(&self, virtual_service_namespace: &str, host: &Host) -> Vec<Host> {
+        let mut served: Vec<Host> = self
+            .hosts
             .iter()
             .filter(|h| h.namespace.as_deref().is_none_or(|ns| ns == virtual_service_namespace))
             .filter_map(|h| h.host.intersection(host))
-            .max_by_key(|h| h.specificity())
+            .collect();
+        served.sort();
+        served.dedup();
+        served
     }
 }
 
@@ -136,4 +140,32 @@ fn read_host(value: &Value<'_>) -> Option<ServerHost> {
     let node = crate::node::Node { line: value.node.line, tree: crate::node::Tree::String(rest.to_owned()) };
     let host = host(&Value { report: value.report, node: &node, path: value.path.clone() }, None)?;
     Some(ServerHost { namespace, host })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Gateway, GatewayProtocol};
+    use crate::{Host, Object, parse_documents};
+
+    fn read(spec: &str) -> Gateway {
+        let text = format!("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: x, namespace: edge}}\nspec: {spec}\n");
+        let document = parse_documents("", &text).remove(0);
+        match document.object {
+            Some(Object::Gateway(gateway)) => gateway,
+            other => panic!("{other:?}: {:?}", document.problems),
+        }
+    }
+
+    #[test]
+    fn servers_and_their_hosts() {
+        let gateway = read("{selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: http}, bind: 127.0.0.1, hosts: [\"*\"]}, {port: {number: 81, name: grpc, protocol: GRPC}, hosts: [\"./a.example\", \"shop/*.example\", \"*/c.example\"]}]}");
+        let [all, some] = gateway.servers.as_slice() else { panic!() };
+        assert_eq!((all.protocol, some.protocol), (GatewayProtocol::Http, GatewayProtocol::Grpc));
+        let exact = |name: &str| Host::Exact(name.to_owned());
+        assert_eq!(all.serves("anywhere", &exact("x.example")), [exact("x.example")]);
+        assert_eq!(some.serves("shop", &exact("x.example")), [exact("x.example")]);
+        assert_eq!(some.serves("edge", &exact("x.example")), []);
+        assert_eq!(some.serves("edge", &Host::Suffix(".example".into())), [exact("a.example"), exact("c.example")]);
+        assert_eq!(some.serves("pay", &exact("c.example")), [exact("c.example")]);
+    }
 }

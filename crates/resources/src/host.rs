@@ -91,3 +91,33 @@ pub fn parse_service_host(host: &str) -> Option<(&str, &str)> {
     let (name, namespace) = rest.split_once('.')?;
     (!name.is_empty() && !namespace.is_empty() && !namespace.contains('.')).then_some((namespace, name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Host, expand_host, parse_service_host};
+
+    #[test]
+    fn short_names_are_expanded() {
+        assert_eq!(expand_host("Cart", "shop"), "cart.shop.svc.cluster.local");
+        assert_eq!(expand_host("cart.shop", "x"), "cart.shop");
+        assert_eq!(expand_host("pay.example.", "x"), "pay.example");
+        assert_eq!(expand_host("::1", "x"), "::1");
+        assert_eq!(parse_service_host("cart.shop.svc.cluster.local"), Some(("shop", "cart")));
+        for other in ["cart.svc.cluster.local", "a.b.c.svc.cluster.local", "svc.cluster.local", ".x.svc.cluster.local", "cart.shop.svc"] {
+            assert_eq!(parse_service_host(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn wildcards_match_and_cover() {
+        let (all, suffix, longer, name) =
+            (Host::Suffix(String::new()), Host::Suffix(".a.b".into()), Host::Suffix(".x.a.b".into()), Host::Exact("x.a.b".into()));
+        assert!(all.matches("anything") && suffix.matches("x.a.b") && !suffix.matches("a.b") && !suffix.matches(".a.b"));
+        assert!(all.covers(&suffix) && suffix.covers(&longer) && suffix.covers(&name) && !longer.covers(&suffix));
+        assert_eq!(suffix.intersection(&longer), Some(longer.clone()));
+        assert_eq!(longer.intersection(&name), None);
+        let mut hosts = [&all, &suffix, &longer, &name];
+        hosts.sort_by_key(|h| std::cmp::Reverse(h.specificity()));
+        assert_eq!(hosts, [&name, &longer, &suffix, &all]);
+    }
+}

@@ -112,26 +112,32 @@ pub fn with_stack<T: Send>(parse: impl FnOnce() -> T + Send) -> Result<T, Syntax
 
 /// Reads one YAML document that begins at `first_line` of its file. Empty is [`Tree::Null`].
 pub fn parse_yaml(text: &str, first_line: usize) -> Result<Node, SyntaxError> {
-    match serde_saphyr::from_str_with_options::<Node>(text, options()) {
-        Ok(mut node) => {
+    match serde_saphyr::from_str_with_options::<Parsed<true>>(text, options()) {
+        Ok(Parsed(mut node)) => {
             node.shift_lines(first_line - 1);
             Ok(node)
         }
         Err(error) => {
             let error = error.without_snippet();
             let line = error.location().map_or(0, |l| l.line() as usize);
-            let message = error.to_string();
-            let message = message.lines().next().unwrap_or_default();
-            Err(SyntaxError { line: if line == 0 { first_line } else { line + first_line - 1 }, message: message.to_owned() })
+            let line = if line == 0 { first_line } else { line + first_line - 1 };
+            Err(SyntaxError { line, message: plain_message(&error.to_string()) })
         }
     }
+}
+
+/// The parser's message without the position, which counts from the document's first line, and without advice to programmers.
+fn plain_message(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.split(" at line ").next().unwrap_or(line);
+    line.split(", set ").next().unwrap_or(line).to_owned()
 }
 
 /// Reads the JSON values of a text, one after another.
 pub fn parse_json_stream(text: &str) -> Vec<Result<Node, SyntaxError>> {
     serde_json::Deserializer::from_str(text)
-        .into_iter::<Node>()
-        .map(|item| item.map_err(|e| SyntaxError { line: e.line(), message: e.to_string() }))
+        .into_iter::<Parsed<false>>()
+        .map(|item| item.map(|parsed| parsed.0).map_err(|e| SyntaxError { line: e.line(), message: e.to_string() }))
         .collect()
 }
 
@@ -186,22 +192,30 @@ impl From<&serde_json::Value> for Node {
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
+/// What is read: with `LINES` from YAML's parser, which knows them, otherwise from JSON's.
+struct Parsed<const LINES: bool>(Node);
+
+impl<'de, const LINES: bool> Deserialize<'de> for Parsed<LINES> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Tree>::deserialize(deserializer)?;
-        Ok(Node { line: spanned.referenced.line() as usize, tree: spanned.value })
+        if LINES {
+            let spanned = Spanned::<ParsedTree<LINES>>::deserialize(deserializer)?;
+            return Ok(Parsed(Node { line: spanned.referenced.line() as usize, tree: spanned.value.0 }));
+        }
+        ParsedTree::<LINES>::deserialize(deserializer).map(|tree| Parsed(Node { line: 0, tree: tree.0 }))
     }
 }
 
-impl<'de> Deserialize<'de> for Tree {
+struct ParsedTree<const LINES: bool>(Tree);
+
+impl<'de, const LINES: bool> Deserialize<'de> for ParsedTree<LINES> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TreeVisitor)
+        deserializer.deserialize_any(TreeVisitor::<LINES>).map(ParsedTree)
     }
 }
 
-struct TreeVisitor;
+struct TreeVisitor<const LINES: bool>;
 
-impl<'de> Visitor<'de> for TreeVisitor {
+impl<'de, const LINES: bool> Visitor<'de> for TreeVisitor<LINES> {
     type Value = Tree;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -217,7 +231,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
-        Tree::deserialize(deserializer)
+        deserializer.deserialize_any(self)
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
@@ -250,7 +264,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
+        while let Some(Parsed(item)) = access.next_element::<Parsed<LINES>>()? {
             items.push(item);
         }
         Ok(Tree::List(items))
@@ -259,8 +273,10 @@ impl<'de> Visitor<'de> for TreeVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
         let mut entries: Vec<(String, Node)> = Vec::new();
         let mut seen = std::collections::HashSet::new();
-        while let Some(Key(key)) = access.next_key()? {
-            let value = access.next_value()?;
+        while let Some((key, line)) = next_key::<LINES, A>(&mut access)? {
+            let Parsed(mut value) = access.next_value::<Parsed<LINES>>()?;
+            // A block's own first line is the one after its key; the key is where a person looks.
+            value.line = line;
             if !seen.insert(key.clone()) {
                 return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
             }
@@ -270,12 +286,21 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 }
 
+/// The next key of a mapping and its line.
+fn next_key<'de, const LINES: bool, A: MapAccess<'de>>(access: &mut A) -> Result<Option<(String, usize)>, A::Error> {
+    if LINES {
+        let key = access.next_key::<Spanned<Key>>()?;
+        return Ok(key.map(|key| (key.value.0, key.referenced.line() as usize)));
+    }
+    Ok(access.next_key::<Key>()?.map(|key| (key.0, 0)))
+}
+
 /// A mapping's key. Kubernetes turns numbers and booleans into their text, so `80: x` and `"80": x` are the same.
 struct Key(String);
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Tree::deserialize(deserializer).and_then(|tree| match tree {
+        ParsedTree::<false>::deserialize(deserializer).and_then(|tree| match tree.0 {
             Tree::String(text) => Ok(Key(text)),
             Tree::Integer(number) => Ok(Key(number.to_string())),
             Tree::Bool(value) => Ok(Key(value.to_string())),

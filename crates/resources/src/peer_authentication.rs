@@ -74,3 +74,27 @@ fn read_mode(value: &Value<'_>) -> Option<MtlsMode> {
     mtls.finish();
     mode.flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MtlsMode, PeerAuthentication};
+    use crate::{Object, parse_documents};
+
+    fn read(spec: &str) -> PeerAuthentication {
+        let text = format!("apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\nmetadata: {{name: x}}\n{spec}");
+        match parse_documents("", &text).remove(0).object {
+            Some(Object::PeerAuthentication(policy)) => policy,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn modes_and_ports() {
+        let policy = read("spec: {selector: {matchLabels: {app: x}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: PERMISSIVE}, \"81\": {mode: UNSET}, 82: {}}}\n");
+        assert_eq!(policy.mode, Some(MtlsMode::Strict));
+        let ports: Vec<_> = policy.ports.into_iter().collect();
+        assert_eq!(ports, [(81, None), (82, None), (8080, Some(MtlsMode::Permissive))]);
+        assert_eq!(read("spec: {selector: {}, mtls: {}}\n").mode, None);
+        assert!(read("").selector.is_empty());
+    }
+}

@@ -50,3 +50,28 @@ pub fn declared_protocol(app_protocol: Option<&str>, port_name: &str, port: u16)
         None => PortProtocol::Auto,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{PortProtocol, declared_protocol};
+
+    #[test]
+    fn app_protocol_then_name_then_number() {
+        for (app, name, port, expected) in [
+            (None, "http", 1, PortProtocol::Http),
+            (None, "http2-x", 1, PortProtocol::Http2),
+            (None, "grpc-web-x", 1, PortProtocol::Grpc),
+            (None, "https", 1, PortProtocol::Tls),
+            (None, "HTTP-web", 1, PortProtocol::Http),
+            (None, "httpx", 1, PortProtocol::Auto),
+            (None, "", 3306, PortProtocol::Tcp),
+            (None, "web", 8080, PortProtocol::Auto),
+            (Some("kubernetes.io/h2c"), "http", 1, PortProtocol::Http2),
+            (Some("kubernetes.io/ws"), "", 1, PortProtocol::Http),
+            (Some("tcp"), "http", 1, PortProtocol::Tcp),
+            (Some("example.com/own"), "http", 1, PortProtocol::Auto),
+        ] {
+            assert_eq!(declared_protocol(app, name, port), expected, "{app:?} {name} {port}");
+        }
+    }
+}

@@ -269,3 +269,32 @@ fn read_address(value: &Value<'_>, resolution: Option<Resolution>) -> Option<Ent
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{EntryAddress, Location, Resolution, ServiceEntry};
+    use crate::{Host, Object, PortProtocol, parse_documents};
+
+    fn read(spec: &str) -> ServiceEntry {
+        let text = format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: x}}\nspec: {spec}\n");
+        let document = parse_documents("", &text).remove(0);
+        match document.object {
+            Some(Object::ServiceEntry(entry)) => entry,
+            other => panic!("{other:?}: {:?}", document.problems),
+        }
+    }
+
+    #[test]
+    fn static_endpoints_and_names() {
+        let entry = read("{hosts: [Pay.Example], addresses: [192.0.2.0/24, 2001:db8::], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 443, name: https, protocol: https}, {number: 80, name: http-web, targetPort: 8080}], endpoints: [{address: 192.0.2.1, ports: {https: 8443}, weight: 5, labels: {v: a}, serviceAccount: pay}]}");
+        assert_eq!(entry.hosts, [Host::Exact("pay.example".into())]);
+        assert_eq!((entry.location, entry.resolution, entry.addresses.len()), (Location::Internal, Resolution::Static, 2));
+        assert_eq!((entry.ports[0].protocol, entry.ports[1].protocol), (PortProtocol::Tls, PortProtocol::Http));
+        let endpoint = &entry.endpoints[0];
+        assert_eq!((endpoint.port(&entry.ports[0]), endpoint.port(&entry.ports[1])), (8443, 8080));
+        let dns = read("{hosts: [a.example, b.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: Real.Example}]}");
+        assert_eq!(dns.endpoints[0].address, EntryAddress::Name("real.example".into()));
+        let own = read("{hosts: [a.example], resolution: DNS, ports: [{number: 80, name: http}]}");
+        assert!(own.endpoints.is_empty());
+    }
+}

@@ -125,7 +125,7 @@ impl<'a> Index<'a> {
             match self.gateways.get(name) {
                 None => warn(format!("spec.gateways[{nth}]"), format!("no Gateway {name} is here")),
                 Some(gateway) => {
-                    let served = |host| gateway.servers.iter().any(|s| s.serves(&vs.meta.name.namespace, host).is_some());
+                    let served = |host| gateway.servers.iter().any(|s| !s.serves(&vs.meta.name.namespace, host).is_empty());
                     if !vs.hosts.iter().any(served) {
                         warn(format!("spec.gateways[{nth}]"), format!("Gateway {name} serves none of the hosts"));
                     }
