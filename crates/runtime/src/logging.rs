@@ -1,6 +1,13 @@
 //! Logs go to stderr: stdout belongs to the access log and to the output of commands.
 
+use std::sync::OnceLock;
+
 use tracing_subscriber::EnvFilter;
+
+type Reload = Box<dyn Fn(EnvFilter) -> Result<(), Error> + Send + Sync>;
+
+/// How the filter of the running process is replaced; set by [`init`].
+static RELOAD: OnceLock<Reload> = OnceLock::new();
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,13 +25,37 @@ pub fn init(filter: &str, json: bool) -> Result<(), Error> {
         filter: text,
         reason: e.to_string(),
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let reload: Reload;
     let done = if json {
-        builder.json().try_init()
+        let builder = builder.json().with_env_filter(parsed);
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        reload =
+            Box::new(move |filter| handle.reload(filter).map_err(|e| Error::Init(e.to_string())));
+        builder.try_init()
     } else {
-        builder.with_ansi(false).try_init()
+        let builder = builder.with_ansi(false).with_env_filter(parsed);
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        reload =
+            Box::new(move |filter| handle.reload(filter).map_err(|e| Error::Init(e.to_string())));
+        builder.try_init()
     };
-    done.map_err(|e| Error::Init(e.to_string()))
+    done.map_err(|e| Error::Init(e.to_string()))?;
+    // A second `init` has failed above already.
+    let _ = RELOAD.set(reload);
+    Ok(())
+}
+
+/// Replaces the filter of the running process; [`init`] has set up logging before.
+pub fn set_filter(filter: &str) -> Result<(), Error> {
+    let parsed = EnvFilter::try_new(filter).map_err(|e| Error::Filter {
+        filter: filter.to_owned(),
+        reason: e.to_string(),
+    })?;
+    let reload = RELOAD
+        .get()
+        .ok_or_else(|| Error::Init("not set up".to_owned()))?;
+    reload(parsed)
 }

@@ -1,0 +1,243 @@
+//! Keeps a valid certificate: asks at half-life with jitter, tries again soon when refused, keeps it in the state dir.
+//!
+//! The roots come first: without a trust bundle nothing is asked for, because a leaf that peers could not verify
+//! (or whose peers could not be verified) is of no use.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, anyhow, ensure};
+use tasuki_identity::proto::{IstioCertificateServiceClient, request};
+use tasuki_identity::{CsrPem, SpiffeId, TrustDomain, WorkloadCertificate, key_and_csr};
+use tasuki_runtime::Backoff;
+use tasuki_xds::model::TrustBundle;
+use tokio::sync::{mpsc, watch};
+
+use crate::control::{ControlPlane, service_account};
+use crate::observe::Metrics;
+use crate::settings::{ObjectName, Role};
+use crate::state::State;
+
+/// The wall clock may be set while we sleep, so no sleep is longer.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// Whoever signs: the control plane, or a test.
+pub trait Signer {
+    /// The account in whose name is asked, as far as it is known.
+    fn account(&self) -> Option<(String, String)>;
+    /// Signs; `current` is what this proxy can show for itself. The chain, leaf first, in PEM.
+    fn sign(
+        &self,
+        csr: &CsrPem,
+        current: Option<&WorkloadCertificate>,
+    ) -> impl Future<Output = anyhow::Result<String>>;
+}
+
+/// The control plane's certificate service.
+pub struct ControlSigner {
+    pub control: Arc<ControlPlane>,
+    pub state: Arc<State>,
+    pub role: Role,
+}
+
+impl Signer for ControlSigner {
+    fn account(&self) -> Option<(String, String)> {
+        service_account(&self.control.token()?)
+    }
+
+    async fn sign(
+        &self,
+        csr: &CsrPem,
+        current: Option<&WorkloadCertificate>,
+    ) -> anyhow::Result<String> {
+        // A connection of its own: the stream's may have been opened with a certificate that has expired since.
+        let channel = self.control.connect(current, self.state.roots()).await?;
+        let pod = match &self.role {
+            Role::Sidecar {
+                pod: ObjectName { namespace, name },
+            } => Some((namespace.as_str(), name.as_str())),
+            Role::Gateway { .. } => None,
+        };
+        let mut request = tonic::Request::new(request(csr, None, pod));
+        self.control.authorize(&mut request, current);
+        let response = IstioCertificateServiceClient::new(channel)
+            .create_certificate(request)
+            .await?;
+        let mut chain = response.into_inner().cert_chain;
+        // The root comes last; whoever does not have it already would not believe it from us.
+        if chain.len() > 1 {
+            chain.pop();
+        }
+        ensure!(!chain.is_empty(), "the answer has no certificate");
+        Ok(chain.join("\n"))
+    }
+}
+
+/// What the renewal works with.
+pub struct Renewal<S, C> {
+    pub signer: S,
+    /// The wall clock.
+    pub clock: C,
+    pub state_dir: PathBuf,
+    pub trust: watch::Receiver<Option<Arc<TrustBundle>>>,
+    /// New certificates go here.
+    pub certificates: mpsc::Sender<WorkloadCertificate>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl<S: Signer, C: Fn() -> SystemTime> Renewal<S, C> {
+    /// Runs until nobody takes certificates any more.
+    pub async fn run(mut self) {
+        let mut current =
+            load(&self.state_dir).filter(|certificate| certificate.is_valid_at((self.clock)()));
+        if let Some(kept) = &current
+            && self.certificates.send(kept.clone()).await.is_err()
+        {
+            return;
+        }
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30), 0.5);
+        let mut said = String::new();
+        loop {
+            if let Some(certificate) = &current {
+                let at = certificate.renew_at(rand::random_range(-1.0..=1.0));
+                self.sleep_until(at).await;
+            }
+            match self.renew(current.as_ref()).await {
+                Ok(certificate) => {
+                    self.metrics
+                        .certificate_renewals
+                        .with_label_values(&["success"])
+                        .inc();
+                    tracing::info!(id = %certificate.id(), "new certificate");
+                    backoff.reset();
+                    said.clear();
+                    keep(&self.state_dir, &certificate);
+                    if self.certificates.send(certificate.clone()).await.is_err() {
+                        return;
+                    }
+                    current = Some(certificate);
+                }
+                Err(error) => {
+                    self.metrics
+                        .certificate_renewals
+                        .with_label_values(&["failure"])
+                        .inc();
+                    let reason = format!("{error:#}");
+                    if said != reason {
+                        tracing::warn!(reason, "no new certificate yet");
+                        said = reason;
+                    }
+                    tokio::time::sleep(self.patience(current.as_ref(), backoff.next_delay())).await;
+                }
+            }
+        }
+    }
+
+    /// Never so long that a certificate of a few seconds runs out in between.
+    fn patience(&self, current: Option<&WorkloadCertificate>, delay: Duration) -> Duration {
+        let rest =
+            current.and_then(|current| current.not_after().duration_since((self.clock)()).ok());
+        rest.map_or(delay, |rest| {
+            delay.min((rest / 4).max(Duration::from_millis(100)))
+        })
+    }
+
+    async fn sleep_until(&self, at: SystemTime) {
+        while let Ok(rest) = at
+            .duration_since((self.clock)())
+            .map(|rest| rest.min(LONGEST_SLEEP))
+        {
+            if rest.is_zero() {
+                return;
+            }
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    async fn renew(
+        &mut self,
+        current: Option<&WorkloadCertificate>,
+    ) -> anyhow::Result<WorkloadCertificate> {
+        let bundle = match self.trust.wait_for(Option::is_some).await {
+            Ok(bundle) => bundle.clone().ok_or_else(|| anyhow!("no trust bundle"))?,
+            // The process is ending.
+            Err(_) => std::future::pending().await,
+        };
+        let id = self.id(current, &bundle.name)?;
+        let (key, csr) = key_and_csr(&id)?;
+        // What has expired already is no help.
+        let current = current.filter(|current| current.is_valid_at((self.clock)()));
+        let chain = self
+            .signer
+            .sign(&csr, current)
+            .await
+            .context("asking for a certificate")?;
+        let certificate = WorkloadCertificate::from_pem(&chain, key.as_str())
+            .context("the signed certificate")?;
+        ensure!(
+            (self.clock)() < certificate.not_after(),
+            "the signed certificate has expired already"
+        );
+        Ok(certificate)
+    }
+
+    fn id(
+        &self,
+        current: Option<&WorkloadCertificate>,
+        trust_domain: &str,
+    ) -> anyhow::Result<SpiffeId> {
+        match (self.signer.account(), current) {
+            (Some((namespace, account)), _) => Ok(SpiffeId::new(
+                &TrustDomain::new(trust_domain)?,
+                &namespace,
+                &account,
+            )?),
+            (None, Some(current)) => Ok(current.id().clone()),
+            (None, None) => Err(anyhow!("the token does not say a service account")),
+        }
+    }
+}
+
+fn place(state_dir: &Path) -> PathBuf {
+    state_dir.join("identity.pem")
+}
+
+/// Chain and key in one file, so that they always belong together.
+fn keep(state_dir: &Path, certificate: &WorkloadCertificate) {
+    let text = format!(
+        "{}\n{}",
+        certificate.chain_pem().trim_end(),
+        certificate.key_pem()
+    );
+    if let Err(error) = write_secret(&place(state_dir), &text) {
+        tracing::warn!(%error, "the certificate could not be kept");
+    }
+}
+
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let beside = path.with_extension("new");
+    // A leftover may have been made with another mode.
+    let _ = std::fs::remove_file(&beside);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(beside, path)
+}
+
+fn load(state_dir: &Path) -> Option<WorkloadCertificate> {
+    let text = std::fs::read_to_string(place(state_dir)).ok()?;
+    let key = text.rfind("-----BEGIN PRIVATE KEY-----")?;
+    WorkloadCertificate::from_pem(&text[..key], &text[key..])
+        .inspect_err(|error| tracing::warn!(%error, "the kept certificate is damaged"))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

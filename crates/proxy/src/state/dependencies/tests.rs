@@ -1,0 +1,239 @@
+use tasuki_xds::model::cluster::{Balance, HttpProtocol, Limits};
+use tasuki_xds::model::endpoint::{Endpoint, Health, Locality, WorkloadRef};
+use tasuki_xds::model::listener::DeclaredProtocol;
+use tasuki_xds::model::route::{
+    Forward, HeaderMutations, PathMatch, Route, RouteMatch, VirtualHost, WeightedCluster,
+};
+
+use super::*;
+
+/// Drives [`Dependencies`] as the control thread does.
+struct Mesh {
+    deps: Dependencies,
+    subscribed: BTreeSet<Key>,
+    now: Instant,
+}
+
+impl Mesh {
+    fn new(root: &str) -> Mesh {
+        let mut deps = Dependencies::default();
+        deps.add_root(root);
+        Mesh {
+            deps,
+            subscribed: BTreeSet::new(),
+            now: Instant::now(),
+        }
+    }
+
+    fn settle(&mut self) -> Vec<String> {
+        let settled = self.deps.settle(self.now, &self.subscribed);
+        self.subscribed.extend(settled.subscribe);
+        settled
+            .unsubscribe
+            .iter()
+            .for_each(|key| drop(self.subscribed.remove(key)));
+        settled.ready.into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn wants(&self, ty: ResourceType, name: &str) -> bool {
+        self.subscribed.contains(&(ty, name.to_owned()))
+    }
+}
+
+fn listener(rds: &str) -> Listener {
+    Listener {
+        name: "cart:80".into(),
+        address: None,
+        protocol: DeclaredProtocol::Http,
+        workload: None,
+        api: Some(HttpConnection {
+            stat_prefix: "cart".into(),
+            routes: RouteSource::Rds(rds.into()),
+            rbac: Vec::new(),
+            forward_client_cert: Default::default(),
+        }),
+        chains: Vec::new(),
+        default_chain: None,
+    }
+}
+
+fn routes(clusters: &[&str]) -> RouteConfiguration {
+    let weighted = |name: &&str| WeightedCluster {
+        name: (*name).into(),
+        weight: 1,
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+    };
+    let forward = Forward {
+        clusters: clusters.iter().map(weighted).collect(),
+        timeout: None,
+        grpc_timeout_max: None,
+        retry: None,
+        path_rewrite: None,
+        host_rewrite: None,
+    };
+    let route = Route {
+        name: "r".into(),
+        matches: RouteMatch {
+            path: PathMatch::Prefix("/".into()),
+            ignore_path_case: false,
+            headers: Vec::new(),
+            query: Vec::new(),
+            fraction_per_million: None,
+            grpc: false,
+        },
+        action: RouteAction::Forward(forward),
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+    };
+    let host = VirtualHost {
+        name: "h".into(),
+        domains: vec!["*".into()],
+        routes: vec![route],
+    };
+    RouteConfiguration {
+        name: "cart".into(),
+        virtual_hosts: vec![host],
+    }
+}
+
+fn cluster(name: &str) -> tasuki_xds::model::Cluster {
+    tasuki_xds::model::Cluster {
+        name: name.into(),
+        discovery: Discovery::Eds { service_name: None },
+        connect_timeout: Duration::from_secs(10),
+        balance: Balance::Random,
+        limits: Limits::default(),
+        retry_budget: None,
+        outliers: None,
+        tls: Vec::new(),
+        http: HttpProtocol::Downstream,
+        panic_percent: 0,
+        service: None,
+        keepalive: None,
+        idle_timeout: None,
+    }
+}
+
+fn endpoints(name: &str, ports: &[u16]) -> ClusterLoadAssignment {
+    let endpoint = |port: &u16| Endpoint {
+        address: ([10, 0, 0, 1], *port).into(),
+        weight: 1,
+        health: Health::Healthy,
+        tls_mode: None,
+        identities: Vec::new(),
+        workload: WorkloadRef::default(),
+    };
+    let locality = Locality {
+        endpoints: ports.iter().map(endpoint).collect(),
+        ..Locality::default()
+    };
+    ClusterLoadAssignment {
+        cluster: name.into(),
+        localities: vec![locality],
+    }
+}
+
+/// A mesh in which `cart:80` is served by cluster `a`.
+fn serving() -> Mesh {
+    let mut mesh = Mesh::new("cart:80");
+    assert!(mesh.settle().is_empty());
+    mesh.deps.put_listener(listener("cart"));
+    assert!(mesh.settle().is_empty());
+    assert!(mesh.wants(ResourceType::Route, "cart"));
+    mesh.deps.put_routes(routes(&["a"]));
+    assert!(mesh.settle().is_empty());
+    assert!(mesh.wants(ResourceType::Cluster, "a"));
+    mesh.deps.put_cluster(&cluster("a"));
+    assert!(mesh.settle().is_empty());
+    assert!(mesh.wants(ResourceType::Endpoint, "a"));
+    assert!(mesh.deps.put_endpoints(endpoints("a", &[1])));
+    assert_eq!(mesh.settle(), ["cart:80"]);
+    mesh
+}
+
+#[test]
+fn a_root_is_applied_when_its_last_part_arrives() {
+    let mut mesh = serving();
+    assert!(mesh.settle().is_empty());
+    // Endpoints have their own path: no root is compiled again.
+    assert!(!mesh.deps.put_endpoints(endpoints("a", &[1, 2])));
+    assert!(mesh.settle().is_empty());
+    assert_eq!(mesh.deps.clusters()["a"].endpoints().len(), 2);
+}
+
+#[test]
+fn a_new_route_waits_while_the_old_one_serves() {
+    let mut mesh = serving();
+    mesh.deps.put_routes(routes(&["a", "b"]));
+    assert!(mesh.settle().is_empty());
+    assert!(mesh.wants(ResourceType::Cluster, "a") && mesh.wants(ResourceType::Cluster, "b"));
+    mesh.deps.put_cluster(&cluster("b"));
+    assert!(mesh.settle().is_empty());
+    // Empty endpoints count as arrived.
+    mesh.deps.put_endpoints(endpoints("b", &[]));
+    assert_eq!(mesh.settle(), ["cart:80"]);
+    // Back to one: the other is no longer wanted once it is no longer used.
+    mesh.deps.put_routes(routes(&["b"]));
+    assert_eq!(mesh.settle(), ["cart:80"]);
+    assert!(!mesh.wants(ResourceType::Cluster, "a") && !mesh.wants(ResourceType::Endpoint, "a"));
+}
+
+#[test]
+fn an_absent_cluster_fails_alone() {
+    let mut mesh = serving();
+    mesh.deps.put_routes(routes(&["a", "gone"]));
+    mesh.settle();
+    mesh.deps.declare_absent(ResourceType::Cluster, "gone");
+    assert_eq!(mesh.settle(), ["cart:80"]);
+    let parts = mesh.deps.ready_parts("cart:80").unwrap();
+    assert!(parts.cluster("a").is_some() && parts.cluster("gone").is_none());
+    // It appears after all.
+    mesh.deps.put_cluster(&cluster("gone"));
+    mesh.settle();
+    mesh.deps.put_endpoints(endpoints("gone", &[3]));
+    assert_eq!(mesh.settle(), ["cart:80"]);
+}
+
+#[test]
+fn fifteen_seconds_are_enough() {
+    let mut mesh = serving();
+    mesh.deps.put_routes(routes(&["a", "late"]));
+    mesh.settle();
+    let deadline = mesh.deps.next_deadline().unwrap();
+    assert_eq!(deadline, mesh.now + DOES_NOT_EXIST);
+    mesh.deps.expire(deadline - Duration::from_millis(1));
+    assert!(mesh.settle().is_empty());
+    // A stream that was away begins the time anew.
+    mesh.deps.connected(mesh.now + Duration::from_secs(10));
+    mesh.deps.expire(deadline);
+    assert!(mesh.settle().is_empty());
+    mesh.deps.expire(deadline + Duration::from_secs(10));
+    assert_eq!(mesh.settle(), ["cart:80"]);
+    assert_eq!(mesh.deps.next_deadline(), None);
+}
+
+#[test]
+fn a_changed_cluster_keeps_its_endpoints() {
+    let mut mesh = serving();
+    let old = mesh.deps.clusters()["a"].clone();
+    let mut changed = cluster("a");
+    changed.connect_timeout = Duration::from_secs(1);
+    mesh.deps.put_cluster(&changed);
+    assert_eq!(mesh.settle(), ["cart:80"]);
+    let new = &mesh.deps.clusters()["a"];
+    assert!(!Arc::ptr_eq(&old, new));
+    assert_eq!(new.endpoints().len(), 1);
+    // The very same definition changes nothing.
+    mesh.deps.put_cluster(&changed);
+    assert!(mesh.settle().is_empty());
+}
+
+#[test]
+fn everything_goes_with_its_root() {
+    let mut mesh = serving();
+    mesh.deps.remove_root("cart:80");
+    mesh.settle();
+    assert!(mesh.subscribed.is_empty());
+    assert!(mesh.deps.clusters().is_empty() && mesh.deps.next_deadline().is_none());
+}

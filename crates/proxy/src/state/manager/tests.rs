@@ -1,0 +1,352 @@
+use envoy_types::pb::envoy::service::discovery::v3::Resource as WireResource;
+use tasuki_xds::client::NodeInfo;
+use tasuki_xds::codec::{Dialect, encode};
+use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits};
+use tasuki_xds::model::endpoint::{ClusterLoadAssignment, Endpoint, Health, Locality};
+use tasuki_xds::model::listener::{DeclaredProtocol, Filter, FilterChain, TcpProxy};
+use tasuki_xds::model::route::{HeaderMutations, WeightedCluster};
+
+use super::*;
+use crate::settings::UnknownPolicy;
+
+/// A manager with a control plane that is played by hand.
+struct Play {
+    manager: Manager,
+    state: Arc<State>,
+    folder: Arc<tempfile::TempDir>,
+    nonce: u32,
+}
+
+impl Play {
+    fn new() -> Play {
+        Play::in_folder(Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    fn in_folder(folder: Arc<tempfile::TempDir>) -> Play {
+        let (state, _demands) = State::new(UnknownPolicy::Refuse);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let ads = AdsClient::new(&NodeInfo::sidecar("shop", "cart-1", "0"));
+        let manager = Manager::new(
+            ads,
+            false,
+            folder.path(),
+            Arc::clone(&state),
+            metrics,
+            Instant::now(),
+        );
+        Play {
+            manager,
+            state,
+            folder,
+            nonce: 0,
+        }
+    }
+
+    fn connect(&mut self) {
+        self.manager.on_opening();
+        self.manager.on_connected(Instant::now());
+    }
+
+    /// The control plane sends these and says that those are gone.
+    fn says(&mut self, ty: ResourceType, resources: &[Resource], removed: &[&str]) {
+        self.nonce += 1;
+        let wire = |resource: &Resource| {
+            let encoded = encode(resource, &Dialect::Tasuki);
+            WireResource {
+                name: encoded.name.clone(),
+                version: encoded.version.clone(),
+                resource: Some(encoded.any.clone()),
+                ..WireResource::default()
+            }
+        };
+        self.manager.on_response(DeltaDiscoveryResponse {
+            type_url: ty.type_url().to_owned(),
+            nonce: self.nonce.to_string(),
+            resources: resources.iter().map(wire).collect(),
+            removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+            ..DeltaDiscoveryResponse::default()
+        });
+        self.manager.settle(Instant::now());
+    }
+
+    fn ask(&mut self, name: &str) -> oneshot::Receiver<Lookup> {
+        let (reply, answer) = oneshot::channel();
+        self.manager.on_demand(
+            Demand {
+                name: ListenerName::exact(name),
+                reply,
+            },
+            Instant::now(),
+        );
+        answer
+    }
+
+    /// Everything asked for since the last time, as `type:name`.
+    fn asked(&mut self) -> Vec<String> {
+        let mut asked = Vec::new();
+        while let Some(request) = self.manager.next_request() {
+            let ty = ResourceType::from_type_url(&request.type_url).unwrap();
+            asked.extend(
+                request
+                    .resource_names_subscribe
+                    .iter()
+                    .map(|n| format!("{}:{n}", type_name(ty))),
+            );
+            asked.extend(
+                request
+                    .resource_names_unsubscribe
+                    .iter()
+                    .map(|n| format!("-{}:{n}", type_name(ty))),
+            );
+        }
+        asked
+    }
+
+    fn serves_redis(&mut self) {
+        let mut answer = self.ask(REDIS);
+        assert!(answer.try_recv().is_err());
+        self.says(ResourceType::Listener, &[listener()], &[]);
+        self.says(ResourceType::Cluster, &[cluster()], &[]);
+        assert!(answer.try_recv().is_err(), "its endpoints are missing");
+        self.says(ResourceType::Endpoint, &[endpoints(6379)], &[]);
+        assert!(matches!(answer.try_recv(), Ok(Lookup::Found(_))));
+    }
+}
+
+const REDIS: &str = "10.96.0.7:6379";
+
+fn listener() -> Resource {
+    let cluster = WeightedCluster {
+        name: "outbound|6379||redis".into(),
+        weight: 1,
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+    };
+    let tcp = TcpProxy {
+        stat_prefix: "redis".into(),
+        clusters: vec![cluster],
+        rbac: Vec::new(),
+        idle_timeout: None,
+    };
+    Resource::Listener(Listener {
+        name: REDIS.into(),
+        address: None,
+        protocol: DeclaredProtocol::Tcp,
+        workload: None,
+        api: None,
+        chains: Vec::new(),
+        default_chain: Some(FilterChain {
+            name: "tcp".into(),
+            matches: Default::default(),
+            tls: None,
+            filter: Filter::Tcp(tcp),
+        }),
+    })
+}
+
+fn cluster() -> Resource {
+    Resource::Cluster(tasuki_xds::model::Cluster {
+        name: "outbound|6379||redis".into(),
+        discovery: Discovery::Eds { service_name: None },
+        connect_timeout: Duration::from_secs(10),
+        balance: Balance::Random,
+        limits: Limits::default(),
+        retry_budget: None,
+        outliers: None,
+        tls: Vec::new(),
+        http: HttpProtocol::Downstream,
+        panic_percent: 0,
+        service: None,
+        keepalive: None,
+        idle_timeout: None,
+    })
+}
+
+fn endpoints(port: u16) -> Resource {
+    let endpoint = Endpoint {
+        address: ([10, 0, 0, 1], port).into(),
+        weight: 1,
+        health: Health::Healthy,
+        tls_mode: None,
+        identities: Vec::new(),
+        workload: WorkloadRef::default(),
+    };
+    let locality = Locality {
+        endpoints: vec![endpoint],
+        ..Locality::default()
+    };
+    Resource::Endpoint(ClusterLoadAssignment {
+        cluster: "outbound|6379||redis".into(),
+        localities: vec![locality],
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn asks_for_what_is_used_and_answers_when_all_is_there() {
+    let mut play = Play::new();
+    play.connect();
+    assert_eq!(
+        play.asked(),
+        ["trust:*", "listener:inbound", "listener:passthrough"]
+    );
+    play.serves_redis();
+    let asked = play.asked();
+    assert!(
+        asked.contains(&format!("listener:{REDIS}"))
+            && asked.contains(&"cluster:outbound|6379||redis".into())
+    );
+    let name = ListenerName::exact(REDIS);
+    assert!(matches!(play.state.outbound(&name).await, Lookup::Found(_)));
+    // Endpoints change without a new snapshot.
+    let generation = play.state.generation();
+    play.says(ResourceType::Endpoint, &[endpoints(6380)], &[]);
+    assert_eq!(play.state.generation(), generation);
+    let snapshot = play.state.snapshot();
+    let addresses: Vec<_> = snapshot.clusters["outbound|6379||redis"]
+        .endpoints()
+        .all()
+        .map(|e| e.address)
+        .collect();
+    assert_eq!(addresses, ["10.0.0.1:6380".parse().unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_name_is_remembered_for_a_while() {
+    let mut play = Play::new();
+    play.connect();
+    let mut answer = play.ask("10.9.9.9:1");
+    play.says(ResourceType::Listener, &[], &["10.9.9.9:1"]);
+    assert!(matches!(answer.try_recv(), Ok(Lookup::Unknown)));
+    let name = ListenerName::exact("10.9.9.9:1");
+    assert!(matches!(play.state.outbound(&name).await, Lookup::Unknown));
+    play.asked();
+    assert!(!play.manager.deps.has_root("10.9.9.9:1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_scan_is_bounded() {
+    let mut play = Play::new();
+    play.connect();
+    play.asked();
+    let answers: Vec<_> = (0..20_000)
+        .map(|i| play.ask(&format!("10.1.{}.{}:80", i / 256, i % 256)))
+        .collect();
+    assert_eq!(play.asked().len(), 100);
+    assert_eq!(play.state.counters.overflows(), 19_900);
+    drop(answers);
+    // The control plane says nothing: the names are given up after 15 s, and nothing of them stays.
+    tokio::time::advance(Duration::from_secs(31)).await;
+    play.manager.tick(Instant::now());
+    assert_eq!(play.asked().len(), 100);
+    assert_eq!(play.manager.deps.root_count(), 2);
+    assert!(play.manager.waiters.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_without_control_plane_serves() {
+    let mut play = Play::new();
+    play.connect();
+    play.serves_redis();
+    play.manager.save();
+    let folder = Arc::clone(&play.folder);
+    drop(play);
+
+    let mut again = Play::in_folder(folder);
+    let mut answer = again.ask(REDIS);
+    assert!(matches!(answer.try_recv(), Ok(Lookup::Found(_))));
+    assert_eq!(
+        again.state.snapshot().clusters["outbound|6379||redis"]
+            .endpoints()
+            .len(),
+        1
+    );
+    // When the control plane returns it is told what is held.
+    again.connect();
+    let mut held = Vec::new();
+    while let Some(request) = again.manager.next_request() {
+        held.extend(request.initial_resource_versions.into_keys());
+    }
+    assert!(held.contains(&REDIS.to_owned()), "{held:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_files_are_dropped() {
+    let mut play = Play::new();
+    play.connect();
+    play.serves_redis();
+    play.manager.save();
+    let folder = Arc::clone(&play.folder);
+    drop(play);
+    for file in std::fs::read_dir(folder.path().join("config")).unwrap() {
+        let path = file.unwrap().path();
+        let mut content = std::fs::read(&path).unwrap();
+        content.truncate(content.len() / 2);
+        std::fs::write(path, content).unwrap();
+    }
+    let mut again = Play::in_folder(folder);
+    assert!(again.ask(REDIS).try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_resource_leaves_the_last_good_one() {
+    let mut play = Play::new();
+    play.connect();
+    play.serves_redis();
+    play.asked();
+    let mut broken = encode(&cluster(), &Dialect::Tasuki).any.clone();
+    broken.value = vec![0xff; 7];
+    play.manager.on_response(DeltaDiscoveryResponse {
+        type_url: ResourceType::Cluster.type_url().to_owned(),
+        nonce: "n".into(),
+        resources: vec![WireResource {
+            name: "outbound|6379||redis".into(),
+            version: "2".into(),
+            resource: Some(broken),
+            ..WireResource::default()
+        }],
+        ..DeltaDiscoveryResponse::default()
+    });
+    play.manager.settle(Instant::now());
+    let nack = play.manager.next_request().unwrap();
+    assert!(nack.error_detail.is_some());
+    assert!(matches!(
+        play.state.outbound(&ListenerName::exact(REDIS)).await,
+        Lookup::Found(_)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_destinations_go_but_not_while_disconnected() {
+    let mut play = Play::new();
+    play.connect();
+    play.serves_redis();
+    let name = ListenerName::exact(REDIS);
+    play.state.snapshot().outbound[&name].forget_use();
+    play.manager.on_disconnected();
+    tokio::time::advance(Duration::from_secs(40)).await;
+    play.manager.tick(Instant::now());
+    assert!(play.state.known(&name).is_some());
+    play.state.snapshot().outbound[&name].forget_use();
+    play.connect();
+    tokio::time::advance(Duration::from_secs(40)).await;
+    play.manager.tick(Instant::now());
+    assert!(play.state.known(&name).is_none());
+    // Its files stay for a time without control plane.
+    play.manager.save();
+    play.manager.on_disconnected();
+    let mut answer = play.ask(REDIS);
+    assert!(matches!(answer.try_recv(), Ok(Lookup::Found(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_wait_a_second_for_an_absent_control_plane() {
+    let (state, mut demands) = State::new(UnknownPolicy::Refuse);
+    let begin = Instant::now();
+    let lookup = state.outbound(&ListenerName::exact("10.0.0.1:80")).await;
+    assert!(matches!(lookup, Lookup::Disconnected));
+    assert_eq!(begin.elapsed(), Duration::from_secs(1));
+    demands.close();
+    let (allowing, _demands) = State::new(UnknownPolicy::Allow);
+    let lookup = allowing.outbound(&ListenerName::exact("10.0.0.1:80")).await;
+    assert!(matches!(lookup, Lookup::Found(passthrough) if passthrough.tcp.is_some()));
+}
