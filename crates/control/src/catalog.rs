@@ -1,0 +1,204 @@
+//! The published snapshot: what the ADS service reads. A new mesh or a new trust bundle replaces the
+//! whole in one swap, and every stream is told.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tasuki_identity::{Roots, SpiffeId};
+use tasuki_resources::NamespacedName;
+use tasuki_xds::codec::{encode, secret};
+use tasuki_xds::model::{Resource, ResourceType, TrustBundle};
+use tokio::sync::watch;
+use tracing::error;
+
+use crate::ads::{Catalog, Client, Dialect, Encoded, NsName, PodFacts, View};
+use crate::ca::Authority;
+use crate::mesh::Mesh;
+use crate::snapshot::Snapshot;
+
+/// The names under which Envoy asks for secrets.
+const SDS_CERTIFICATE: &str = "default";
+const SDS_ROOTS: &str = "ROOTCA";
+
+/// What is served now.
+pub struct Published {
+    current: ArcSwap<Current>,
+    generation: watch::Sender<u64>,
+    authority: Authority,
+    /// Keys that were made for Envoys, by identity; renewed at half their life.
+    secrets: Arc<Mutex<HashMap<SpiffeId, Issued>>>,
+}
+
+/// One consistent state.
+struct Current {
+    snapshot: Snapshot,
+    trust: Arc<Encoded>,
+    roots_pem: String,
+}
+
+/// A certificate made for an Envoy.
+struct Issued {
+    encoded: Arc<Encoded>,
+    renew_at: SystemTime,
+    /// A certificate of a root that is going away is replaced with the bundle.
+    roots_pem: String,
+}
+
+impl Published {
+    pub fn new(mesh: Mesh, authority: Authority) -> Self {
+        let current = Current::new(Arc::new(mesh), &authority);
+        Self {
+            current: ArcSwap::from_pointee(current),
+            generation: watch::Sender::new(1),
+            authority,
+            secrets: Arc::default(),
+        }
+    }
+
+    /// Serves another mesh from now on.
+    pub fn publish(&self, mesh: Arc<Mesh>) {
+        self.current.store(Arc::new(Current::new(mesh, &self.authority)));
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// The same mesh with the authority's present trust bundle.
+    pub fn refresh_trust(&self) {
+        let mesh = self.mesh();
+        self.publish(mesh);
+    }
+
+    /// Tells every stream to look again: something of its own is due (a certificate).
+    pub fn renew_secrets(&self, now: SystemTime) {
+        let due = self.secrets.lock().unwrap_or_else(PoisonError::into_inner).values().any(|i| i.renew_at <= now);
+        if due {
+            self.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    pub fn mesh(&self) -> Arc<Mesh> {
+        self.current.load().snapshot.mesh.clone()
+    }
+
+    /// How often something has been published.
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+}
+
+impl Current {
+    fn new(mesh: Arc<Mesh>, authority: &Authority) -> Self {
+        let bundle: TrustBundle = authority.bundle();
+        let roots_pem = Roots::from_der(bundle.roots.clone()).map(|roots| roots.to_pem()).unwrap_or_default();
+        let trust = encode(&Resource::TrustBundle(bundle), &Dialect::Tasuki);
+        Self { snapshot: Snapshot::new(mesh), trust, roots_pem }
+    }
+}
+
+impl Catalog for Published {
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    fn view(&self, who: &Client) -> Box<dyn View + Send> {
+        Box::new(ClientView {
+            current: self.current.load_full(),
+            client: who.clone(),
+            authority: self.authority.clone(),
+            secrets: self.secrets.clone(),
+        })
+    }
+
+    fn pod(&self, pod: &NsName) -> Option<PodFacts> {
+        let name = NamespacedName::new(pod.namespace.clone(), pod.name.clone());
+        let current = self.current.load();
+        let workload = current.snapshot.mesh.workloads.get(&name)?;
+        Some(PodFacts { service_account: workload.service_account.clone(), labels: workload.labels.clone() })
+    }
+
+    fn pod_by_address(&self, address: IpAddr) -> Option<(NsName, PodFacts)> {
+        let current = self.current.load();
+        let workload = current.snapshot.mesh.workloads.at(address)?;
+        let name = NsName { namespace: workload.id.namespace.clone(), name: workload.id.name.clone() };
+        let facts =
+            PodFacts { service_account: workload.service_account.clone(), labels: workload.labels.clone() };
+        Some((name, facts))
+    }
+}
+
+/// What one client sees of one state.
+struct ClientView {
+    current: Arc<Current>,
+    client: Client,
+    authority: Authority,
+    secrets: Arc<Mutex<HashMap<SpiffeId, Issued>>>,
+}
+
+impl View for ClientView {
+    fn get(&self, ty: ResourceType, name: &str) -> Option<Arc<Encoded>> {
+        match ty {
+            ResourceType::TrustBundle => self.trust().filter(|trust| trust.name == name),
+            ResourceType::Secret => self.secret(name),
+            ResourceType::Cluster | ResourceType::Endpoint | ResourceType::Listener | ResourceType::Route => {
+                self.current.snapshot.get(&self.client, ty, name)
+            }
+        }
+    }
+
+    fn list(&self, ty: ResourceType) -> Vec<Arc<Encoded>> {
+        match ty {
+            ResourceType::TrustBundle => self.trust().into_iter().collect(),
+            ResourceType::Secret => Vec::new(),
+            ResourceType::Cluster | ResourceType::Endpoint | ResourceType::Listener | ResourceType::Route => {
+                self.current.snapshot.list(&self.client, ty)
+            }
+        }
+    }
+}
+
+impl ClientView {
+    fn trust(&self) -> Option<Arc<Encoded>> {
+        (self.client.dialect == Dialect::Tasuki).then(|| self.current.trust.clone())
+    }
+
+    /// Only for Envoys that have proven who they are: the key is made here.
+    fn secret(&self, name: &str) -> Option<Arc<Encoded>> {
+        let id = self.client.identity.as_ref()?;
+        if self.client.dialect != (Dialect::Envoy { secrets: true }) {
+            return None;
+        }
+        match name {
+            SDS_ROOTS => Some(secret::roots(&self.current.roots_pem)),
+            SDS_CERTIFICATE => self.certificate(id),
+            _ => None,
+        }
+    }
+
+    fn certificate(&self, id: &SpiffeId) -> Option<Arc<Encoded>> {
+        let now = SystemTime::now();
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = secrets.get(id).filter(|issued| issued.renew_at > now);
+        if let Some(issued) = known.filter(|issued| issued.roots_pem == self.current.roots_pem) {
+            return Some(issued.encoded.clone());
+        }
+        match self.authority.workload_certificate(id) {
+            Ok(certificate) => {
+                let encoded = secret::certificate(certificate.chain_pem(), certificate.key_pem());
+                let issued = Issued {
+                    encoded: encoded.clone(),
+                    renew_at: certificate.renew_at(0.0),
+                    roots_pem: self.current.roots_pem.clone(),
+                };
+                secrets.retain(|_, issued| issued.renew_at > now);
+                secrets.insert(id.clone(), issued);
+                Some(encoded)
+            }
+            Err(error) => {
+                error!(%id, %error, "no certificate for an Envoy");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The mesh: what all resources say together. One file per join; building it is pure, and complete: a
+//! change of the resources makes a new mesh.
+
+pub mod authorization;
+pub mod destination_rules;
+pub mod endpoints;
+pub mod gateways;
+pub mod names;
+pub mod peer_authentication;
+pub mod protocol;
+mod references;
+pub mod service_entries;
+pub mod services;
+pub mod virtual_services;
+pub mod workloads;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tasuki_identity::TrustDomain;
+use tasuki_resources::core::service::{ServiceKind, Transport};
+use tasuki_resources::{EndpointSlice, Host, NamespacedName, Object, ObjectKey, Problem, Severity};
+use tasuki_xds::model::listener::DeclaredProtocol;
+
+use crate::settings::OutboundTrafficPolicy;
+use crate::source::Objects;
+use authorization::Authorization;
+use destination_rules::DestinationRules;
+use gateways::Gateways;
+use peer_authentication::PeerAuthentications;
+use services::{Backends, Origin, Service, ServicePort, Services};
+use virtual_services::VirtualServices;
+use workloads::{Workload, Workloads};
+
+/// What is the same for the whole mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSettings {
+    pub trust_domain: TrustDomain,
+    pub root_namespace: String,
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
+}
+
+/// Everything that is declared, joined.
+#[derive(Debug)]
+pub struct Mesh {
+    pub settings: MeshSettings,
+    pub workloads: Workloads,
+    pub services: Services,
+    pub virtual_services: VirtualServices,
+    pub destination_rules: DestinationRules,
+    pub authorization: Authorization,
+    pub peer_authentication: PeerAuthentications,
+    pub gateways: Gateways,
+    /// Of the source, and what only the joins show.
+    pub problems: Vec<Problem>,
+    /// What the ports of each pod are declared to speak by the services in front of it.
+    ports: HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>>,
+}
+
+/// The objects of each kind.
+#[derive(Default)]
+struct Kinds {
+    services: Vec<tasuki_resources::Service>,
+    slices: HashMap<NamespacedName, Vec<Arc<EndpointSlice>>>,
+    pods: Vec<tasuki_resources::Pod>,
+    entries: Vec<tasuki_resources::ServiceEntry>,
+    virtual_services: Vec<Arc<tasuki_resources::VirtualService>>,
+    destination_rules: Vec<Arc<tasuki_resources::DestinationRule>>,
+    authorization: Vec<Arc<tasuki_resources::AuthorizationPolicy>>,
+    peer_authentication: Vec<Arc<tasuki_resources::PeerAuthentication>>,
+    gateways: Vec<Arc<tasuki_resources::Gateway>>,
+}
+
+impl Mesh {
+    /// Joins what a source declares.
+    pub fn build(source: &Objects, settings: MeshSettings) -> Self {
+        let kinds = Kinds::of(source);
+        let mut report = Report::new(source);
+        let workloads = Workloads::new(kinds.pods.iter().map(|pod| Workload::from_pod(pod, &settings.trust_domain)));
+        let ports = declared_ports(&kinds, &workloads);
+        let services = registry(&kinds, &workloads, &settings, &mut report);
+        let root = &settings.root_namespace;
+        let mut mesh = Self {
+            virtual_services: VirtualServices::new(kinds.virtual_services),
+            destination_rules: DestinationRules::new(kinds.destination_rules, root),
+            authorization: Authorization::new(kinds.authorization, root),
+            peer_authentication: PeerAuthentications::new(kinds.peer_authentication, root),
+            gateways: Gateways::new(kinds.gateways),
+            problems: Vec::new(),
+            workloads,
+            services,
+            ports,
+            settings,
+        };
+        references::report(&mesh, &mut report);
+        mesh.problems = report.problems;
+        mesh
+    }
+
+    /// The ports of a workload that anybody mentions, with what they are declared to speak.
+    pub fn workload_ports(&self, workload: &Workload) -> BTreeMap<u16, DeclaredProtocol> {
+        let mut ports = self.ports.get(&workload.id).cloned().unwrap_or_default();
+        for port in self.peer_authentication.ports(&workload.id.namespace, &workload.labels) {
+            ports.entry(port).or_default();
+        }
+        ports
+    }
+
+    /// What one port of a workload is declared to speak.
+    pub fn workload_port(&self, workload: &Workload, port: u16) -> DeclaredProtocol {
+        self.ports.get(&workload.id).and_then(|ports| ports.get(&port)).copied().unwrap_or_default()
+    }
+}
+
+impl Kinds {
+    fn of(source: &Objects) -> Self {
+        let mut kinds = Self::default();
+        for sourced in &source.objects {
+            match &*sourced.object {
+                Object::Service(o) => kinds.services.push(o.clone()),
+                Object::Pod(o) => kinds.pods.push(o.clone()),
+                Object::EndpointSlice(o) => {
+                    let service = NamespacedName::new(o.meta.name.namespace.clone(), o.service.clone());
+                    kinds.slices.entry(service).or_default().push(Arc::new(o.clone()));
+                }
+                Object::Namespace(_) => {}
+                Object::VirtualService(o) => kinds.virtual_services.push(Arc::new(o.clone())),
+                Object::DestinationRule(o) => kinds.destination_rules.push(Arc::new(o.clone())),
+                Object::AuthorizationPolicy(o) => kinds.authorization.push(Arc::new(o.clone())),
+                Object::PeerAuthentication(o) => kinds.peer_authentication.push(Arc::new(o.clone())),
+                Object::ServiceEntry(o) => kinds.entries.push(o.clone()),
+                Object::Gateway(o) => kinds.gateways.push(Arc::new(o.clone())),
+            }
+        }
+        kinds.services.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
+        kinds.entries.sort_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key()));
+        kinds
+    }
+
+    fn slices(&self, service: &NamespacedName) -> &[Arc<EndpointSlice>] {
+        self.slices.get(service).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Kubernetes Services first, so that no ServiceEntry takes over a cluster's own host.
+fn registry(kinds: &Kinds, workloads: &Workloads, settings: &MeshSettings, report: &mut Report) -> Services {
+    let mut all: Vec<Service> = Vec::new();
+    for service in &kinds.services {
+        all.extend(kubernetes_service(service, kinds.slices(&service.meta.name), workloads));
+    }
+    for entry in &kinds.entries {
+        let (services, left_out) = service_entries::services(entry, &settings.trust_domain);
+        all.extend(services);
+        let key = Object::ServiceEntry(entry.clone()).key();
+        for (field, reason) in left_out {
+            report.add(Severity::Error, &key, field, reason);
+        }
+    }
+    let (services, duplicates) = Services::new(all);
+    for duplicate in duplicates {
+        report.duplicate_host(&duplicate);
+    }
+    services
+}
+
+fn kubernetes_service(
+    service: &tasuki_resources::Service,
+    slices: &[Arc<EndpointSlice>],
+    workloads: &Workloads,
+) -> Option<Service> {
+    let addresses: Vec<IpAddr> = match &service.kind {
+        ServiceKind::ClusterIp(addresses) => addresses.clone(),
+        ServiceKind::Headless => Vec::new(),
+        // A DNS alias: its target is called by its own name.
+        ServiceKind::ExternalName(_) => return None,
+    };
+    let name = &service.meta.name;
+    let host = tasuki_resources::host::service_host(&name.name, &name.namespace);
+    let tcp = service.ports.iter().filter(|port| port.transport == Transport::Tcp);
+    let ports = tcp.map(|port| ServicePort {
+        number: port.port,
+        name: port.name.clone(),
+        protocol: protocol::declared(port.protocol()),
+    });
+    Some(Service {
+        pattern: Host::Exact(host.clone()),
+        host,
+        name: name.name.clone(),
+        namespace: name.namespace.clone(),
+        origin: Origin::Kubernetes,
+        addresses,
+        ranges: Vec::new(),
+        ports: ports.collect(),
+        exported: tasuki_resources::ExportTo::Everywhere,
+        backends: Backends::Known(endpoints::backends(service, slices, workloads)),
+    })
+}
+
+/// What services say of the ports of the pods behind them, ready or not. The first service by name
+/// that says anything is believed.
+fn declared_ports(
+    kinds: &Kinds,
+    workloads: &Workloads,
+) -> HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>> {
+    let mut all: HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>> = HashMap::new();
+    let mut say = |workload: &Workload, port: u16, protocol: DeclaredProtocol| {
+        let known = all.entry(workload.id.clone()).or_default().entry(port).or_default();
+        if *known == DeclaredProtocol::Auto {
+            *known = protocol;
+        }
+    };
+    for service in &kinds.services {
+        for port in service.ports.iter().filter(|port| port.transport == Transport::Tcp) {
+            let protocol = protocol::declared(port.protocol());
+            if let Some(selector) = &service.selector {
+                for workload in workloads.selected(&service.meta.name.namespace, selector) {
+                    if let Some(target) = endpoints::target_port(workload, port) {
+                        say(workload, target, protocol);
+                    }
+                }
+            }
+            for slice in kinds.slices(&service.meta.name) {
+                let numbers = slice.ports.iter().filter(|p| p.name == port.name).map(|p| p.port);
+                for number in numbers {
+                    for address in slice.endpoints.iter().filter_map(|e| e.addresses.first()) {
+                        if let Some(workload) = workloads.at(*address) {
+                            say(workload, number, protocol);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Collects problems, with the file of the object they are about.
+struct Report {
+    problems: Vec<Problem>,
+    files: HashMap<ObjectKey, Arc<str>>,
+}
+
+impl Report {
+    fn new(source: &Objects) -> Self {
+        let files = source.objects.iter().map(|sourced| (sourced.object.key(), sourced.file.clone())).collect();
+        Self { problems: source.problems.clone(), files }
+    }
+
+    fn add(&mut self, severity: Severity, object: &ObjectKey, field: impl Into<String>, reason: impl Into<String>) {
+        let file = self.files.get(object).map_or("", |file| &**file);
+        let mut problem = Problem::error(file, field, reason);
+        problem.severity = severity;
+        problem.object = Some(object.to_string());
+        self.problems.push(problem);
+    }
+
+    fn duplicate_host(&mut self, duplicate: &services::Duplicate) {
+        let services::Duplicate { host, loser, winner } = duplicate;
+        let mut problem =
+            Problem::error("", "spec.hosts", format!("{host} is already declared by {winner}; this one is not used"));
+        problem.object = Some(format!("ServiceEntry {loser}"));
+        let name = NamespacedName::parse(loser).unwrap_or_default();
+        let key = ObjectKey {
+            kind: tasuki_resources::Kind::ServiceEntry,
+            namespace: name.namespace,
+            name: name.name,
+        };
+        problem.file = self.files.get(&key).map_or_else(String::new, |file| file.to_string());
+        self.problems.push(problem);
+    }
+}

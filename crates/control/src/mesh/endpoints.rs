@@ -1,0 +1,132 @@
+//! Endpoints of Kubernetes Services: from EndpointSlices where there are any, otherwise derived from the
+//! Pods that the Service selects.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tasuki_resources::core::service::{ServiceKind, ServicePort, TargetPort, Transport};
+use tasuki_resources::{EndpointSlice, Service};
+use tasuki_xds::model::endpoint::{Endpoint, Health, WorkloadRef};
+
+use super::services::Backend;
+use super::workloads::{State, TLS_MODE, Workload, Workloads};
+
+/// Backends of every TCP port of `service`.
+pub fn backends(
+    service: &Service,
+    slices: &[Arc<EndpointSlice>],
+    workloads: &Workloads,
+) -> BTreeMap<u16, Vec<Backend>> {
+    let tcp = service.ports.iter().filter(|port| port.transport == Transport::Tcp);
+    tcp.map(|port| {
+        let mut list = if slices.is_empty() {
+            from_pods(service, port, workloads)
+        } else {
+            from_slices(service, port, slices, workloads)
+        };
+        list.sort_by_key(|backend| backend.endpoint.address);
+        list.dedup_by_key(|backend| backend.endpoint.address);
+        (port.port, list)
+    })
+    .collect()
+}
+
+fn from_pods(service: &Service, port: &ServicePort, workloads: &Workloads) -> Vec<Backend> {
+    let Some(selector) = &service.selector else { return Vec::new() };
+    let wants_v6 = family(service);
+    workloads
+        .selected(&service.meta.name.namespace, selector)
+        .filter_map(|workload| {
+            let health = match workload.state {
+                State::Ready => Health::Healthy,
+                State::Draining => Health::Draining,
+                State::NotReady if service.publish_not_ready => Health::Healthy,
+                State::NotReady => return None,
+            };
+            let target = target_port(workload, port)?;
+            let address = pick_address(&workload.addresses, wants_v6)?;
+            Some(of_workload(workload, SocketAddr::new(address, target), health))
+        })
+        .collect()
+}
+
+fn from_slices(
+    service: &Service,
+    port: &ServicePort,
+    slices: &[Arc<EndpointSlice>],
+    workloads: &Workloads,
+) -> Vec<Backend> {
+    let mut found = Vec::new();
+    for slice in slices {
+        let named = slice.ports.iter().find(|p| p.transport == Transport::Tcp && p.name == port.name);
+        let Some(slice_port) = named else { continue };
+        for endpoint in &slice.endpoints {
+            let Some(address) = endpoint.addresses.first() else { continue };
+            let health = match (endpoint.ready, endpoint.serving && endpoint.terminating) {
+                (true, _) => Health::Healthy,
+                (false, true) => Health::Draining,
+                (false, false) if service.publish_not_ready => Health::Healthy,
+                (false, false) => continue,
+            };
+            let address = SocketAddr::new(*address, slice_port.port);
+            let workload = match &endpoint.pod {
+                Some(pod) => workloads.get(pod),
+                None => workloads.at(address.ip()),
+            };
+            let mut backend = match workload {
+                Some(workload) => of_workload(workload, address, health),
+                None => unknown(address, health, &service.meta.name.namespace),
+            };
+            if let Some(zone) = &endpoint.zone {
+                backend.locality = format!("/{zone}/");
+            }
+            found.push(backend);
+        }
+    }
+    found
+}
+
+/// The number that a service port means in a pod.
+pub fn target_port(workload: &Workload, port: &ServicePort) -> Option<u16> {
+    match &port.target {
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Name(name) => workload.ports.get(name).copied(),
+    }
+}
+
+/// An endpoint that is a pod.
+pub fn of_workload(workload: &Workload, address: SocketAddr, health: Health) -> Backend {
+    Backend {
+        endpoint: Endpoint {
+            address,
+            weight: 1,
+            health,
+            tls_mode: workload.meshed.then(|| TLS_MODE.to_owned()),
+            identities: if workload.identity.is_empty() { Vec::new() } else { vec![workload.identity.clone()] },
+            workload: workload.reference.clone(),
+        },
+        labels: workload.labels.clone(),
+        locality: String::new(),
+    }
+}
+
+fn unknown(address: SocketAddr, health: Health, namespace: &str) -> Backend {
+    let workload = WorkloadRef { namespace: namespace.to_owned(), ..WorkloadRef::default() };
+    let endpoint =
+        Endpoint { address, weight: 1, health, tls_mode: None, identities: Vec::new(), workload };
+    Backend { endpoint, labels: BTreeMap::new(), locality: String::new() }
+}
+
+/// The family of the service's first address: its endpoints are of the same.
+fn family(service: &Service) -> Option<bool> {
+    match &service.kind {
+        ServiceKind::ClusterIp(addresses) => addresses.first().map(IpAddr::is_ipv6),
+        ServiceKind::Headless | ServiceKind::ExternalName(_) => None,
+    }
+}
+
+fn pick_address(addresses: &[IpAddr], v6: Option<bool>) -> Option<IpAddr> {
+    let preferred = addresses.iter().find(|address| v6.is_none_or(|v6| address.is_ipv6() == v6));
+    preferred.or(addresses.first()).copied()
+}

@@ -1,0 +1,166 @@
+//! Workloads: what Pods say about who runs where.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tasuki_identity::{SpiffeId, TrustDomain};
+use tasuki_resources::core::pod::Phase;
+use tasuki_resources::core::service::Transport;
+use tasuki_resources::labels::selects;
+use tasuki_resources::{NamespacedName, Pod};
+use tasuki_xds::model::endpoint::WorkloadRef;
+
+/// Label by which a workload takes part in mesh TLS (contract section 5).
+pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+/// Annotation that says the sidecar is ours, not Istio's.
+pub const PROXY_ANNOTATION: &str = "tasuki.dev/proxy";
+/// The value of [`TLS_MODE_LABEL`], and of an endpoint's `tls_mode`.
+pub const TLS_MODE: &str = "istio";
+
+/// One pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub id: NamespacedName,
+    pub labels: BTreeMap<String, String>,
+    pub service_account: String,
+    pub addresses: Vec<IpAddr>,
+    pub state: State,
+    /// Its sidecar speaks mesh TLS.
+    pub meshed: bool,
+    /// Named container ports.
+    pub ports: BTreeMap<String, u16>,
+    /// `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+    pub identity: String,
+    /// For metrics.
+    pub reference: WorkloadRef,
+}
+
+/// Whether a pod gets traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Ready,
+    NotReady,
+    /// Being deleted: nothing new.
+    Draining,
+}
+
+/// All pods, by name and by address.
+#[derive(Clone, Debug, Default)]
+pub struct Workloads {
+    by_name: BTreeMap<NamespacedName, Arc<Workload>>,
+    by_address: HashMap<IpAddr, Arc<Workload>>,
+    /// By namespace and one label, so that a selector looks at few pods.
+    by_label: HashMap<(String, String, String), Vec<Arc<Workload>>>,
+}
+
+impl Workloads {
+    /// The first pod that claims an address keeps it, except that a live pod takes it from a draining one.
+    pub fn new(workloads: impl IntoIterator<Item = Workload>) -> Self {
+        let mut all = Self::default();
+        let sorted: BTreeMap<_, _> = workloads.into_iter().map(|w| (w.id.clone(), w)).collect();
+        for workload in sorted.into_values() {
+            let workload = Arc::new(workload);
+            for (name, value) in &workload.labels {
+                let key = (workload.id.namespace.clone(), name.clone(), value.clone());
+                all.by_label.entry(key).or_default().push(workload.clone());
+            }
+            for address in &workload.addresses {
+                let taken = all.by_address.get(address).is_some_and(|w| w.state != State::Draining);
+                if !taken {
+                    all.by_address.insert(*address, workload.clone());
+                }
+            }
+            all.by_name.insert(workload.id.clone(), workload);
+        }
+        all
+    }
+
+    pub fn get(&self, id: &NamespacedName) -> Option<&Arc<Workload>> {
+        self.by_name.get(id)
+    }
+
+    pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_address.get(&address)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.by_name.values()
+    }
+
+    /// Pods of `namespace` that have all of these labels, in order of their names; none for an empty selector.
+    pub fn selected<'a>(
+        &'a self,
+        namespace: &str,
+        selector: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Arc<Workload>> {
+        let label = selector.iter().next();
+        let key = label.map(|(name, value)| (namespace.to_owned(), name.clone(), value.clone()));
+        let list = key.and_then(|key| self.by_label.get(&key)).map_or(&[][..], Vec::as_slice);
+        list.iter().filter(move |workload| selects(selector, &workload.labels))
+    }
+}
+
+impl Workload {
+    /// What a Pod says. Pods on the host's network share its address with others and cannot be told apart by it.
+    pub fn from_pod(pod: &Pod, trust_domain: &TrustDomain) -> Self {
+        let id = pod.meta.name.clone();
+        let labels = pod.meta.labels.clone();
+        let ended = matches!(pod.phase, Phase::Succeeded | Phase::Failed);
+        let state = match (pod.meta.deleting, pod.ready && !ended) {
+            (true, _) => State::Draining,
+            (false, true) => State::Ready,
+            (false, false) => State::NotReady,
+        };
+        let meshed = labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == TLS_MODE)
+            && pod.meta.annotations.contains_key(PROXY_ANNOTATION);
+        let controller = pod.controller.as_ref().map(|(kind, name)| (kind.as_str(), name.as_str()));
+        let owner = owner_name(&id.name, controller, &labels);
+        let named = pod.containers.iter().flat_map(|c| &c.ports).filter(|p| p.transport == Transport::Tcp);
+        Self {
+            reference: reference(&id, &labels, &pod.service_account, &owner),
+            // A namespace and an account that Kubernetes accepts always make an id.
+            identity: SpiffeId::new(trust_domain, &id.namespace, &pod.service_account)
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
+            service_account: pod.service_account.clone(),
+            addresses: if ended { Vec::new() } else { pod.ips.clone() },
+            state,
+            meshed,
+            ports: named.filter(|p| !p.name.is_empty()).map(|p| (p.name.clone(), p.port)).collect(),
+            labels,
+            id,
+        }
+    }
+}
+
+/// Istio's standard labels of a workload, from a pod's own.
+pub fn reference(id: &NamespacedName, labels: &BTreeMap<String, String>, service_account: &str, owner: &str) -> WorkloadRef {
+    let label = |names: &[&str]| names.iter().find_map(|name| labels.get(*name)).cloned().unwrap_or_default();
+    let app = label(&["app", "app.kubernetes.io/name"]);
+    let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    WorkloadRef {
+        name: owner.to_owned(),
+        namespace: id.namespace.clone(),
+        service_account: service_account.to_owned(),
+        app,
+        version: label(&["version", "app.kubernetes.io/version"]),
+        canonical_service: if canonical.is_empty() { owner.to_owned() } else { canonical },
+        canonical_revision: if revision.is_empty() { "latest".to_owned() } else { revision },
+        cluster: "Kubernetes".to_owned(),
+    }
+}
+
+/// The name of what made a pod: `cart-7d9f8b6c5-x2x9z` of a ReplicaSet belongs to `cart`. Without an
+/// owner the pod stands for itself.
+pub fn owner_name(pod: &str, owner: Option<(&str, &str)>, labels: &BTreeMap<String, String>) -> String {
+    match owner {
+        Some(("ReplicaSet", name)) => match labels.get("pod-template-hash") {
+            Some(hash) => name.strip_suffix(hash.as_str()).and_then(|n| n.strip_suffix('-')).unwrap_or(name).to_owned(),
+            None => name.to_owned(),
+        },
+        Some((_, name)) => name.to_owned(),
+        None => pod.to_owned(),
+    }
+}

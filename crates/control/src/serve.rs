@@ -1,0 +1,195 @@
+//! The process: opens the source and the authority, binds the ports, follows changes, ends when told.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, anyhow};
+use tasuki_identity::TrustDomain;
+use tasuki_identity::proto::IstioCertificateServiceServer;
+use tasuki_runtime::signals::Termination;
+use tasuki_runtime::{admin, metrics};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+use crate::ads::{AdsService, Authenticator, Catalog, Clients};
+use crate::auth::{StateDirAuthenticator, incoming};
+use crate::ca::rotation::Driver;
+use crate::ca::server_tls::ServerTls;
+use crate::ca::{Authority, CertificateService};
+use crate::catalog::Published;
+use crate::debug::{self, Metrics};
+use crate::mesh::{Mesh, MeshSettings};
+use crate::settings::Settings;
+use crate::source::Objects;
+use crate::source::files::Files;
+
+/// Streams that are open at the end get this long; they would otherwise stay for ever.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often certificates made for Envoys are looked at.
+const SECRETS_EVERY: Duration = Duration::from_secs(1);
+/// A dead peer's stream is noticed after this.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting, in words for the person who started it.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    settings.check().map_err(|reason| anyhow!(reason))?;
+    let mut termination = Termination::new()?;
+    let trust_domain = TrustDomain::new(&settings.trust_domain).context("--trust-domain")?;
+    let registry = metrics::registry("control", env!("CARGO_PKG_VERSION"))?;
+    let authority = Authority::open(&settings.state_dir, &trust_domain, settings.certificate_ttl)
+        .with_context(|| format!("--state-dir {}", settings.state_dir.display()))?;
+    let mesh_settings = MeshSettings {
+        trust_domain: trust_domain.clone(),
+        root_namespace: settings.root_namespace.clone(),
+        outbound_traffic_policy: settings.outbound_traffic_policy,
+    };
+    let files = Files::open(&settings.config_dir)
+        .with_context(|| format!("--config-dir {}", settings.config_dir.display()))?;
+    let mesh = Mesh::build(&files.objects(), mesh_settings.clone());
+    warn_of_problems(&mesh);
+    let published = Arc::new(Published::new(mesh, authority.clone()));
+    let resource_metrics = Metrics::new(&registry)?;
+    resource_metrics.describe(&published.mesh(), published.generation());
+    tokio::spawn(follow(files.follow(), published.clone(), mesh_settings, resource_metrics));
+    tokio::spawn(follow_trust(authority.clone(), published.clone()));
+
+    let servers = Servers::bind(&settings, &authority, &published, &registry, &trust_domain).await?;
+    let name = servers.run(termination.wait()).await;
+    info!(signal = name, "ended");
+    Ok(())
+}
+
+/// Each change of the resources becomes a mesh; changes that come while one is built are built together.
+async fn follow(
+    mut objects: watch::Receiver<Arc<Objects>>,
+    published: Arc<Published>,
+    settings: MeshSettings,
+    metrics: Metrics,
+) {
+    while objects.changed().await.is_ok() {
+        metrics.changes.inc();
+        let source = objects.borrow_and_update().clone();
+        let settings = settings.clone();
+        let timer = metrics.build_seconds.start_timer();
+        let built = tokio::task::spawn_blocking(move || Mesh::build(&source, settings)).await;
+        timer.observe_duration();
+        match built {
+            Ok(mesh) => {
+                warn_of_problems(&mesh);
+                published.publish(Arc::new(mesh));
+                metrics.describe(&published.mesh(), published.generation());
+            }
+            Err(error) => warn!(%error, "the mesh could not be built; the last one stays"),
+        }
+    }
+}
+
+/// New roots go to everybody; so do renewed certificates.
+async fn follow_trust(authority: Authority, published: Arc<Published>) {
+    let mut bundles = authority.bundles();
+    let mut ticks = tokio::time::interval(SECRETS_EVERY);
+    loop {
+        tokio::select! {
+            changed = bundles.changed() => match changed {
+                Ok(()) => published.refresh_trust(),
+                Err(_) => return,
+            },
+            _ = ticks.tick() => published.renew_secrets(SystemTime::now()),
+        }
+    }
+}
+
+fn warn_of_problems(mesh: &Mesh) {
+    for problem in mesh.problems.iter().filter(|problem| problem.is_error()) {
+        warn!("{problem}");
+    }
+}
+
+/// All ports, bound.
+struct Servers {
+    plain: TcpListener,
+    tls: TcpListener,
+    admin: TcpListener,
+    routes: admin::Routes,
+    server_tls: ServerTls,
+    ads: Arc<AdsService>,
+    ca: IstioCertificateServiceServer<CertificateService>,
+}
+
+impl Servers {
+    async fn bind(
+        settings: &Settings,
+        authority: &Authority,
+        published: &Arc<Published>,
+        registry: &prometheus::Registry,
+        trust_domain: &TrustDomain,
+    ) -> anyhow::Result<Self> {
+        let catalog: Arc<dyn Catalog> = published.clone();
+        let authenticator: Arc<dyn Authenticator> =
+            Arc::new(StateDirAuthenticator::new(&settings.state_dir, trust_domain.clone())?);
+        let clients = Arc::new(Clients::new());
+        let lacking = clients.clone();
+        tokio::spawn(Driver::new(authority.clone(), Box::new(move |bundle| lacking.lacking(bundle))).run());
+        let mut names = settings.xds_tls_name.clone();
+        if !settings.xds_tls.ip().is_unspecified() {
+            names.push(settings.xds_tls.ip().to_string());
+        }
+        let ca = CertificateService::new(authority.clone(), authenticator.clone(), catalog.clone(), registry)?;
+        let bind = |flag: &'static str, address| async move {
+            TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+        };
+        let servers = Self {
+            plain: bind("--xds", settings.xds).await?,
+            tls: bind("--xds-tls", settings.xds_tls).await?,
+            admin: bind("--admin", settings.admin).await?,
+            routes: debug::routes(published, &clients, registry),
+            server_tls: ServerTls::new(authority.clone(), &names)?,
+            ads: Arc::new(AdsService::new(catalog, authenticator, clients)),
+            ca: ca.into_server(),
+        };
+        // Who starts this with port 0 reads here what it became.
+        info!(
+            xds = %servers.plain.local_addr()?,
+            xds_tls = %servers.tls.local_addr()?,
+            admin = %servers.admin.local_addr()?,
+            "serving"
+        );
+        Ok(servers)
+    }
+
+    /// Serves until `end`, then lets requests finish for a moment.
+    async fn run(self, end: impl Future<Output = &'static str>) -> &'static str {
+        let (stop, stopped) = watch::channel(false);
+        let until = |mut stopped: watch::Receiver<bool>| async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let config = self.server_tls.config();
+        tokio::spawn(self.server_tls.keep_fresh());
+        let router = |ads: &Arc<AdsService>, ca: &IstioCertificateServiceServer<CertificateService>| {
+            Server::builder()
+                .http2_keepalive_interval(Some(KEEPALIVE))
+                .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+                .add_service(ads.clone().into_server())
+                .add_service(ca.clone())
+        };
+        let plain = router(&self.ads, &self.ca)
+            .serve_with_incoming_shutdown(incoming::plaintext(self.plain), until(stopped.clone()));
+        let tls = router(&self.ads, &self.ca)
+            .serve_with_incoming_shutdown(incoming::tls(self.tls, config), until(stopped.clone()));
+        let admin = admin::serve(self.admin, self.routes, until(stopped));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { drop(plain.await.inspect_err(|error| warn!(%error, "plaintext xDS"))) });
+        tasks.spawn(async move { drop(tls.await.inspect_err(|error| warn!(%error, "xDS over TLS"))) });
+        tasks.spawn(admin);
+        let name = end.await;
+        let _ = stop.send(true);
+        let _ = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+        name
+    }
+}

@@ -1,0 +1,127 @@
+//! The command line of `tasuki-control` (contract section 1). Every flag is also a variable `TASUKI_...`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use tasuki_runtime::parse_duration;
+
+/// Tasuki's control plane: reads a folder of resources and serves them to proxies as xDS, with certificates.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tasuki-control", version, max_term_width = 110)]
+pub struct Settings {
+    /// Folder of Kubernetes-style YAML and JSON documents; a change is live within a second.
+    #[arg(long, env = "TASUKI_CONFIG_DIR", value_name = "DIR")]
+    pub config_dir: PathBuf,
+
+    /// Folder for what must outlive a restart: the certificate authority under `ca/`.
+    #[arg(long, env = "TASUKI_STATE_DIR", value_name = "DIR")]
+    pub state_dir: PathBuf,
+
+    /// Trust domain of all SPIFFE ids.
+    #[arg(long, env = "TASUKI_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    pub trust_domain: String,
+
+    /// Namespace whose policies and destination rules apply to the whole mesh.
+    #[arg(long, env = "TASUKI_ROOT_NAMESPACE", value_name = "NAMESPACE", default_value = "istio-system")]
+    pub root_namespace: String,
+
+    /// Where xDS is served in plaintext, without certificates for anybody. Loopback only unless allowed.
+    #[arg(long, env = "TASUKI_XDS", value_name = "ADDR:PORT", default_value = "127.0.0.1:15010")]
+    pub xds: SocketAddr,
+
+    /// Let --xds be an address other machines can reach.
+    #[arg(long, env = "TASUKI_ALLOW_PLAINTEXT_XDS")]
+    pub allow_plaintext_xds: bool,
+
+    /// Where xDS and the certificate service are served over TLS.
+    #[arg(long, env = "TASUKI_XDS_TLS", value_name = "ADDR:PORT", default_value = "127.0.0.1:15012")]
+    pub xds_tls: SocketAddr,
+
+    /// A further DNS name or IP address in the server certificate of --xds-tls; may be repeated. [default: none besides localhost and the bound address]
+    #[arg(long, env = "TASUKI_XDS_TLS_NAME", value_name = "NAME", value_delimiter = ',')]
+    pub xds_tls_name: Vec<String>,
+
+    /// Where /metrics, /ready, /live, /debug/clients and /debug/resources are served.
+    #[arg(long, env = "TASUKI_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:15014")]
+    pub admin: SocketAddr,
+
+    /// How long a workload certificate is valid; proxies renew at half of it.
+    #[arg(long, env = "TASUKI_CERTIFICATE_TTL", value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    pub certificate_ttl: Duration,
+
+    /// What sidecars do with destinations that nobody has declared.
+    #[arg(long, env = "TASUKI_OUTBOUND_TRAFFIC_POLICY", value_name = "POLICY", value_enum, default_value_t = OutboundTrafficPolicy::AllowAny)]
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
+}
+
+/// Istio's `outboundTrafficPolicy.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutboundTrafficPolicy {
+    /// Pass them through as bytes or HTTP to where the application meant.
+    #[default]
+    AllowAny,
+    /// Refuse them.
+    RegistryOnly,
+}
+
+impl Settings {
+    /// What clap cannot check field by field.
+    ///
+    /// # Errors
+    /// One sentence that says which flag is wrong and what would be right.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.allow_plaintext_xds && !is_loopback(self.xds.ip()) {
+            return Err(format!(
+                "--xds {} is reachable from other machines and has no TLS: use a loopback address, --xds-tls, or --allow-plaintext-xds",
+                self.xds
+            ));
+        }
+        if self.certificate_ttl < Duration::from_secs(1) {
+            return Err("--certificate-ttl must be at least 1s".to_owned());
+        }
+        if !self.config_dir.is_dir() {
+            return Err(format!("--config-dir {}: not a folder", self.config_dir.display()));
+        }
+        Ok(())
+    }
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Settings {
+        let mut args = vec!["tasuki-control", "--config-dir", "/tmp", "--state-dir", "/tmp"];
+        args.extend(more);
+        Settings::try_parse_from(args).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_the_contract() {
+        let settings = parse(&[]);
+        assert_eq!(settings.trust_domain, "cluster.local");
+        assert_eq!(settings.root_namespace, "istio-system");
+        assert_eq!(settings.certificate_ttl, Duration::from_secs(24 * 3600));
+        assert_eq!(settings.xds.port(), 15010);
+        assert_eq!(settings.xds_tls.port(), 15012);
+        assert_eq!(settings.admin.port(), 15014);
+        assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::AllowAny);
+        assert_eq!(settings.check(), Ok(()));
+    }
+
+    #[test]
+    fn plaintext_stays_on_loopback_unless_allowed() {
+        assert!(parse(&["--xds", "0.0.0.0:15010"]).check().is_err());
+        assert_eq!(parse(&["--xds", "0.0.0.0:15010", "--allow-plaintext-xds"]).check(), Ok(()));
+        assert_eq!(parse(&["--xds", "[::1]:0"]).check(), Ok(()));
+    }
+}

@@ -1,0 +1,65 @@
+//! Endpoints of clusters.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tasuki_xds::model::ClusterLoadAssignment;
+use tasuki_xds::model::endpoint::{Health, Locality};
+
+use super::Name;
+use super::tls::chosen;
+use super::viewer::Viewer;
+use crate::mesh::endpoints::of_workload;
+use crate::mesh::services::Backend;
+use crate::mesh::workloads::State;
+
+/// The endpoints of the cluster of this name as `viewer` sees them.
+pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignment> {
+    match Name::parse(name)? {
+        Name::Outbound { port, subset, host } => {
+            let service = viewer.mesh.services.exact(host)?;
+            service.port(port)?;
+            let wanted = (!subset.is_empty()).then_some(subset);
+            if let Some(subset) = wanted {
+                let rules = &viewer.mesh.destination_rules;
+                rules.find(host, &service.namespace, viewer.namespace())?.subset(subset)?;
+            }
+            Some(ClusterLoadAssignment {
+                cluster: name.to_owned(),
+                localities: localities(chosen(viewer, service, port, wanted).into_iter()),
+            })
+        }
+        Name::Pod { address, port } => {
+            let workload = viewer.mesh.workloads.at(address)?;
+            // Whoever calls a pod by its address means that pod, ready or not.
+            let health = match workload.state {
+                State::Ready | State::NotReady => Health::Healthy,
+                State::Draining => Health::Draining,
+            };
+            let backend = of_workload(workload, SocketAddr::new(address, port), health);
+            Some(ClusterLoadAssignment { cluster: name.to_owned(), localities: localities([&backend].into_iter()) })
+        }
+        Name::Passthrough | Name::BlackHole | Name::Inbound { .. } => None,
+    }
+}
+
+fn localities<'b>(backends: impl Iterator<Item = &'b Backend>) -> Vec<Locality> {
+    let mut by_locality: BTreeMap<&str, Vec<&Backend>> = BTreeMap::new();
+    for backend in backends {
+        by_locality.entry(&backend.locality).or_default().push(backend);
+    }
+    by_locality
+        .into_iter()
+        .map(|(locality, backends)| {
+            let mut parts = locality.splitn(3, '/').map(str::to_owned);
+            Locality {
+                region: parts.next().unwrap_or_default(),
+                zone: parts.next().unwrap_or_default(),
+                subzone: parts.next().unwrap_or_default(),
+                priority: 0,
+                weight: Some(backends.iter().map(|backend| backend.endpoint.weight).sum()),
+                endpoints: backends.into_iter().map(|backend| backend.endpoint.clone()).collect(),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,160 @@
+//! How a client secures its connections to a cluster (contract section 3): per endpoint where the
+//! client can tell endpoints apart, in the dialect that it understands.
+
+use std::collections::BTreeSet;
+
+use tasuki_resources::destination_rule::{TlsMode, TlsSettings};
+use tasuki_resources::labels::selects;
+use tasuki_resources::peer_authentication::MtlsMode;
+use tasuki_xds::codec::Dialect;
+use tasuki_xds::model::cluster::TlsMatch;
+use tasuki_xds::model::listener::DeclaredProtocol;
+use tasuki_xds::model::tls::{CertificateSource, ClientTls};
+
+use super::clusters::speaks_tls;
+use super::inbound::ALPN_HTTP;
+use super::viewer::Viewer;
+use crate::mesh::services::{Backend, Service};
+use crate::mesh::workloads::{TLS_MODE, Workload};
+
+/// TLS to a service's port, or to a subset of it.
+pub fn of_service(
+    viewer: &Viewer<'_>,
+    service: &Service,
+    port: u16,
+    subset: Option<&str>,
+    settings: Option<&TlsSettings>,
+    protocol: DeclaredProtocol,
+) -> Vec<TlsMatch> {
+    match settings.map(|settings| (settings.mode, settings)) {
+        Some((TlsMode::Disable, _)) => return Vec::new(),
+        Some((TlsMode::Simple, settings)) => return simple(viewer, service, settings, protocol),
+        Some((TlsMode::IstioMutual, settings)) => {
+            let identities = settings.subject_alt_names.clone();
+            return always(mutual(viewer, identities));
+        }
+        None => {}
+    }
+    let backends = chosen(viewer, service, port, subset);
+    if let Dialect::Grpc { .. } = viewer.client.dialect {
+        return grpc(viewer, &backends);
+    }
+    let identities = match viewer.client.dialect {
+        // Each endpoint says it itself.
+        Dialect::Tasuki => Vec::new(),
+        Dialect::Envoy { .. } | Dialect::Grpc { .. } => identities(backends.iter().copied()),
+    };
+    automatic(viewer, identities, backends.iter().any(|backend| backend.endpoint.tls_mode.is_some()))
+}
+
+/// TLS to one pod.
+pub fn of_pod(viewer: &Viewer<'_>, workload: &Workload, _port: u16) -> Vec<TlsMatch> {
+    let identities = match viewer.client.dialect {
+        Dialect::Tasuki => Vec::new(),
+        Dialect::Envoy { .. } | Dialect::Grpc { .. } => vec![workload.identity.clone()],
+    };
+    automatic(viewer, identities, workload.meshed)
+}
+
+/// Mesh TLS to endpoints that are meshed, plaintext to the others. A Tasuki proxy gets both always, so
+/// that endpoints can change without the cluster; a client that must check names against the cluster's
+/// own list gets mesh TLS only where there is somebody to check.
+fn automatic(viewer: &Viewer<'_>, identities: Vec<String>, any_meshed: bool) -> Vec<TlsMatch> {
+    let needed = any_meshed || viewer.client.dialect == Dialect::Tasuki;
+    match mutual(viewer, identities) {
+        Some(tls) if needed => vec![
+            TlsMatch { name: "mesh".to_owned(), tls_mode: Some(TLS_MODE.to_owned()), tls: Some(tls) },
+            TlsMatch { name: "plaintext".to_owned(), tls_mode: None, tls: None },
+        ],
+        _ => Vec::new(),
+    }
+}
+
+fn always(tls: Option<ClientTls>) -> Vec<TlsMatch> {
+    tls.into_iter().map(|tls| TlsMatch { name: "tls".to_owned(), tls_mode: None, tls: Some(tls) }).collect()
+}
+
+/// gRPC knows TLS only for a whole cluster, and our servers take its ALPN only on STRICT ports.
+fn grpc(viewer: &Viewer<'_>, backends: &[&Backend]) -> Vec<TlsMatch> {
+    let strict = |backend: &&Backend| {
+        let address = backend.endpoint.address;
+        viewer.mesh.workloads.at(address.ip()).is_some_and(|workload| {
+            let (namespace, labels) = (&workload.id.namespace, &workload.labels);
+            workload.meshed
+                && viewer.mesh.peer_authentication.mode(namespace, labels, Some(address.port())) == MtlsMode::Strict
+        })
+    };
+    if backends.is_empty() || !backends.iter().all(strict) {
+        return Vec::new();
+    }
+    always(mutual(viewer, identities(backends.iter().copied())))
+}
+
+/// TLS to something that is not of the mesh, checked against the system's roots.
+fn simple(
+    viewer: &Viewer<'_>,
+    service: &Service,
+    settings: &TlsSettings,
+    protocol: DeclaredProtocol,
+) -> Vec<TlsMatch> {
+    if viewer.client.dialect != Dialect::Tasuki && !matches!(viewer.client.dialect, Dialect::Envoy { .. }) {
+        return Vec::new();
+    }
+    let sni = settings.sni.clone().or_else(|| service.pattern.as_exact().map(str::to_owned));
+    let server_names =
+        if settings.subject_alt_names.is_empty() { sni.iter().cloned().collect() } else { settings.subject_alt_names.clone() };
+    let alpn = match protocol {
+        DeclaredProtocol::Http2 | DeclaredProtocol::Grpc => vec!["h2".to_owned()],
+        DeclaredProtocol::Http => vec!["http/1.1".to_owned()],
+        DeclaredProtocol::Auto | DeclaredProtocol::Tcp | DeclaredProtocol::Tls => Vec::new(),
+    };
+    always(Some(ClientTls { certificate: None, trust: None, server_identities: Vec::new(), server_names, sni, alpn }))
+}
+
+/// Mesh TLS in the client's dialect; `None` where it has none.
+fn mutual(viewer: &Viewer<'_>, server_identities: Vec<String>) -> Option<ClientTls> {
+    let dialect = &viewer.client.dialect;
+    if !speaks_tls(dialect) {
+        return None;
+    }
+    let instance = |name: &str| CertificateSource::ProviderInstance(name.to_owned());
+    let (certificate, trust, alpn) = match dialect {
+        Dialect::Tasuki => (instance("workload"), instance("workload"), vec![ALPN_HTTP.to_owned()]),
+        Dialect::Envoy { .. } => (
+            CertificateSource::Sds("default".to_owned()),
+            CertificateSource::Sds("ROOTCA".to_owned()),
+            vec![ALPN_HTTP.to_owned()],
+        ),
+        Dialect::Grpc { provider } => {
+            let name = provider.as_deref()?;
+            (instance(name), instance(name), Vec::new())
+        }
+    };
+    Some(ClientTls {
+        certificate: Some(certificate),
+        trust: Some(trust),
+        server_identities,
+        server_names: Vec::new(),
+        sni: None,
+        alpn,
+    })
+}
+
+fn identities<'b>(backends: impl Iterator<Item = &'b Backend>) -> Vec<String> {
+    let all: BTreeSet<String> = backends.flat_map(|backend| backend.endpoint.identities.iter().cloned()).collect();
+    all.into_iter().collect()
+}
+
+/// The endpoints of a service's port, or of a subset as the viewer's DestinationRule defines it.
+pub fn chosen<'s>(viewer: &Viewer<'_>, service: &'s Service, port: u16, subset: Option<&str>) -> Vec<&'s Backend> {
+    let rule = viewer.mesh.destination_rules.find(&service.host, &service.namespace, viewer.namespace());
+    let labels = match subset {
+        None => None,
+        Some(name) => match rule.and_then(|rule| rule.subset(name)) {
+            Some(subset) => Some(&subset.labels),
+            None => return Vec::new(),
+        },
+    };
+    let all = service.backends(port).iter();
+    all.filter(|backend| labels.is_none_or(|labels| selects(labels, &backend.labels))).collect()
+}

@@ -1,0 +1,122 @@
+//! The files source: a folder, watched.
+//!
+//! The kernel's notifications make a change live at once; looking every half second makes up for those
+//! that never come (network file systems, notification limits, folders swapped by symlink).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use super::Objects;
+use super::folder::Folder;
+use super::scan::Scanner;
+
+/// How often to look without being told.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// An editor's burst of operations on one file is read once, when it is over.
+const SETTLE: Duration = Duration::from_millis(25);
+
+/// A folder that is being followed. Dropping it does not stop the task; that ends with the runtime or
+/// when nobody listens any more.
+pub struct Files {
+    root: PathBuf,
+    scanner: Scanner,
+    folder: Folder,
+}
+
+impl Files {
+    /// Reads the folder once.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn open(root: &Path) -> std::io::Result<Self> {
+        let mut files = Self { root: root.to_owned(), scanner: Scanner::default(), folder: Folder::default() };
+        files.look()?;
+        Ok(files)
+    }
+
+    /// What the folder declares, as of the last look.
+    pub fn objects(&self) -> Objects {
+        self.folder.objects()
+    }
+
+    /// Looks again; true when something is different.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed; nothing is forgotten then.
+    pub fn look(&mut self) -> std::io::Result<bool> {
+        let changes = self.scanner.scan(&self.root)?;
+        let mut different = false;
+        for path in changes.removed {
+            different |= self.folder.remove(&path.to_string_lossy());
+        }
+        for (path, content) in changes.read {
+            different |= self.folder.put(&path.to_string_lossy(), content);
+        }
+        Ok(different)
+    }
+
+    /// Follows the folder until nobody listens.
+    pub fn follow(mut self) -> watch::Receiver<Arc<Objects>> {
+        let (sender, receiver) = watch::channel(Arc::new(self.objects()));
+        tokio::spawn(async move {
+            let told = Arc::new(Notify::new());
+            let _watcher = watcher(&self.root, told.clone());
+            let mut reachable = true;
+            while !sender.is_closed() {
+                if tokio::time::timeout(LOOK_EVERY, told.notified()).await.is_ok() {
+                    tokio::time::sleep(SETTLE).await;
+                }
+                // File systems can block for long; the runtime's workers must not.
+                let Ok((files, outcome)) = tokio::task::spawn_blocking(move || {
+                    let outcome = self.look();
+                    (self, outcome)
+                })
+                .await
+                else {
+                    warn!("the task that reads the folder has failed");
+                    return;
+                };
+                self = files;
+                match outcome {
+                    Ok(different) => {
+                        reachable = true;
+                        if different {
+                            self.publish(&sender);
+                        }
+                    }
+                    Err(error) => {
+                        if reachable {
+                            warn!(folder = %self.root.display(), %error, "cannot list the folder; all is kept");
+                        }
+                        reachable = false;
+                    }
+                }
+            }
+        });
+        receiver
+    }
+
+    fn publish(&self, sender: &watch::Sender<Arc<Objects>>) {
+        let objects = self.objects();
+        info!(objects = objects.objects.len(), problems = objects.problems.len(), "resources changed");
+        sender.send_replace(Arc::new(objects));
+    }
+}
+
+/// `None` when the kernel has no watches left: then looking regularly has to do.
+fn watcher(root: &Path, told: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+    let started = notify::recommended_watcher(move |_| told.notify_one())
+        .and_then(|mut watcher| watcher.watch(root, RecursiveMode::Recursive).map(|()| watcher));
+    match started {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            warn!(%error, "no notifications of file changes; the folder is read every half second");
+            None
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Reading the folder: which files there are and which of them have changed since the last look.
+//!
+//! Editors that rename over the file and ConfigMap volumes that swap a `..data` symlink both end as a
+//! different inode or modification time. Hidden entries are skipped, so the targets of such symlinks
+//! are not read twice, nor are editors' swap files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Larger files are reported, not read.
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
+/// Symlinks could lead round in circles.
+const MAX_DEPTH: usize = 16;
+/// A file younger than this may change again without a new modification time (the kernel's clock tick
+/// is up to 10 ms; network file systems have whole seconds), so it is read again.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// What the scanner remembers.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    seen: BTreeMap<PathBuf, Fingerprint>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fingerprint {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: Option<SystemTime>,
+    changed: (i64, i64),
+}
+
+/// What is different since the last look. Paths are relative to the folder.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Contents of new and possibly changed files, or why they cannot be read.
+    pub read: Vec<(PathBuf, Result<String, String>)>,
+    /// Files that are gone.
+    pub removed: Vec<PathBuf>,
+}
+
+impl Scanner {
+    /// Looks at the folder.
+    ///
+    /// # Errors
+    /// When the folder itself cannot be listed; then nothing is known to be gone.
+    pub fn scan(&mut self, root: &Path) -> io::Result<Changes> {
+        let mut found = BTreeMap::new();
+        list(root, root, 0, &mut found)?;
+        let mut changes = Changes::default();
+        for (path, metadata) in &found {
+            let fingerprint = Fingerprint::of(metadata);
+            let known = self.seen.get(path) == Some(&fingerprint);
+            if known && !is_young(&fingerprint) {
+                continue;
+            }
+            let content = read(&root.join(path), metadata.len());
+            self.seen.insert(path.clone(), fingerprint);
+            changes.read.push((path.clone(), content));
+        }
+        changes.removed = self.seen.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
+        for path in &changes.removed {
+            self.seen.remove(path);
+        }
+        Ok(changes)
+    }
+}
+
+impl Fingerprint {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+fn is_young(fingerprint: &Fingerprint) -> bool {
+    let age = fingerprint.modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    age.is_none_or(|age| age < YOUNG)
+}
+
+fn list(root: &Path, folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Metadata>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if hidden {
+            continue;
+        }
+        // Vanished between the listing and now: the next look settles it.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if metadata.is_dir() {
+            if depth < MAX_DEPTH && let Err(error) = list(root, &path, depth + 1, found) {
+                if error.kind() != io::ErrorKind::NotFound {
+                    return Err(error);
+                }
+            }
+        } else if metadata.is_file() && is_document(&path) {
+            found.insert(path.strip_prefix(root).unwrap_or(&path).to_owned(), metadata);
+        }
+    }
+    Ok(())
+}
+
+fn is_document(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
+}
+
+fn read(path: &Path, length: u64) -> Result<String, String> {
+    if length > MAX_FILE_BYTES {
+        return Err(format!("{length} bytes; at most {MAX_FILE_BYTES} are read"));
+    }
+    let bytes = fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())
+}
