@@ -13,14 +13,24 @@ fn main() -> ExitCode {
     };
     let mut tally = Tally::default();
     for file in files(&root) {
-        let Ok(text) = std::fs::read_to_string(&file) else { continue };
-        let name = file.strip_prefix(&root).unwrap_or(&file).display().to_string();
+        let Ok(text) = std::fs::read_to_string(&file) else {
+            continue;
+        };
+        let name = file
+            .strip_prefix(&root)
+            .unwrap_or(&file)
+            .display()
+            .to_string();
         for chunk in chunks(&text) {
             tally.document(&name, &chunk);
         }
     }
     println!("{tally:?}");
-    if tally.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if tally.wrong == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[derive(Debug, Default)]
@@ -35,9 +45,17 @@ struct Tally {
 impl Tally {
     fn document(&mut self, file: &str, text: &str) {
         let wanted = text.lines().find_map(|line| line.strip_prefix("_err:"));
-        let without: String = text.lines().filter(|line| !line.starts_with("_err:")).map(|line| format!("{line}\n")).collect();
+        let without: String = text
+            .lines()
+            .filter(|line| !line.starts_with("_err:"))
+            .map(|line| format!("{line}\n"))
+            .collect();
         let documents: Vec<Document> = parse_documents(file, &without);
-        let errors: Vec<_> = documents.iter().flat_map(|d| &d.problems).filter(|p| p.is_error()).collect();
+        let errors: Vec<_> = documents
+            .iter()
+            .flat_map(|d| &d.problems)
+            .filter(|p| p.is_error())
+            .collect();
         match wanted {
             Some(wanted) => match errors.first() {
                 Some(first) => {
@@ -66,7 +84,9 @@ impl Tally {
 
 fn files(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(root) else { return vec![root.to_owned()] };
+    let Ok(entries) = std::fs::read_dir(root) else {
+        return vec![root.to_owned()];
+    };
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
@@ -90,6 +110,10 @@ fn chunks(text: &str) -> Vec<String> {
             last.push('\n');
         }
     }
-    chunks.retain(|chunk| chunk.lines().any(|l| !l.trim().is_empty() && !l.starts_with('#')));
+    chunks.retain(|chunk| {
+        chunk
+            .lines()
+            .any(|l| !l.trim().is_empty() && !l.starts_with('#'))
+    });
     chunks
 }

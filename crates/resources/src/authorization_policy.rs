@@ -51,7 +51,10 @@ pub struct Values<T> {
 
 impl<T> Default for Values<T> {
     fn default() -> Self {
-        Self { any: Vec::new(), none: Vec::new() }
+        Self {
+            any: Vec::new(),
+            none: Vec::new(),
+        }
     }
 }
 
@@ -108,15 +111,24 @@ pub enum Condition {
     /// `connection.sni`.
     Sni(Values<Pattern>),
     /// `request.headers[NAME]`; lower case.
-    Header { name: String, values: Values<Pattern> },
+    Header {
+        name: String,
+        values: Values<Pattern>,
+    },
     /// `request.auth.*`, by its whole key. There are no JWTs yet: `any` never matches, `none` always holds.
-    RequestAuth { key: String, values: Values<Pattern> },
+    RequestAuth {
+        key: String,
+        values: Values<Pattern>,
+    },
 }
 
 impl Condition {
     /// Whether it speaks of anything that only HTTP has.
     pub fn needs_http(&self) -> bool {
-        matches!(self, Condition::Header { .. } | Condition::RequestAuth { .. })
+        matches!(
+            self,
+            Condition::Header { .. } | Condition::RequestAuth { .. }
+        )
     }
 }
 

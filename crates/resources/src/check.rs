@@ -30,7 +30,11 @@ pub fn check(paths: &[PathBuf]) -> Vec<Problem> {
         let name = file.display().to_string();
         match std::fs::read_to_string(&file) {
             Ok(text) => texts.push((name, text)),
-            Err(error) => problems.push(Problem::error(&name, "", format!("cannot be read: {error}"))),
+            Err(error) => problems.push(Problem::error(
+                &name,
+                "",
+                format!("cannot be read: {error}"),
+            )),
         }
     }
     problems.extend(check_texts(&texts));
@@ -44,9 +48,15 @@ pub fn check_texts(texts: &[(String, String)]) -> Vec<Problem> {
     for (file, text) in texts {
         for document in parse_documents(file, text) {
             problems.extend(document.problems);
-            let Some(object) = document.object else { continue };
+            let Some(object) = document.object else {
+                continue;
+            };
             let key = object.key();
-            let located = Located { file: file.clone(), line: document.line, object };
+            let located = Located {
+                file: file.clone(),
+                line: document.line,
+                object,
+            };
             match objects.iter().find(|other| other.object.key() == key) {
                 Some(first) => problems.extend(duplicate(first, &located)),
                 None => objects.push(located),
@@ -62,13 +72,28 @@ pub fn check_texts(texts: &[(String, String)]) -> Vec<Problem> {
 fn duplicate(first: &Located, second: &Located) -> [Problem; 2] {
     let at = |l: &Located| format!("{}:{}", l.file, l.line);
     [
-        problem(Severity::Warning, first, "metadata.name", format!("is declared again at {}; this one counts", at(second))),
-        problem(Severity::Error, second, "metadata.name", format!("is already declared at {}; that one counts", at(first))),
+        problem(
+            Severity::Warning,
+            first,
+            "metadata.name",
+            format!("is declared again at {}; this one counts", at(second)),
+        ),
+        problem(
+            Severity::Error,
+            second,
+            "metadata.name",
+            format!("is already declared at {}; that one counts", at(first)),
+        ),
     ]
 }
 
 /// A problem of an object as a whole or of one of its fields, whose line is no longer known.
-fn problem(severity: Severity, at: &Located, field: impl Into<String>, reason: impl Into<String>) -> Problem {
+fn problem(
+    severity: Severity,
+    at: &Located,
+    field: impl Into<String>,
+    reason: impl Into<String>,
+) -> Problem {
     let mut problem = Problem::error(&at.file, field, reason);
     problem.severity = severity;
     problem.line = (at.line > 0).then_some(at.line);
@@ -79,13 +104,23 @@ fn problem(severity: Severity, at: &Located, field: impl Into<String>, reason: i
 /// Symlinks could lead round in circles.
 const MAX_DEPTH: usize = 16;
 
-fn collect(path: &Path, named: bool, depth: usize, files: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+fn collect(
+    path: &Path,
+    named: bool,
+    depth: usize,
+    files: &mut Vec<PathBuf>,
+    problems: &mut Vec<Problem>,
+) {
+    let hidden = path
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     if hidden && !named {
         return;
     }
     if !path.is_dir() {
-        let readable = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let readable = path
+            .extension()
+            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if named || readable {
             files.push(path.to_owned());
         }
@@ -93,8 +128,14 @@ fn collect(path: &Path, named: bool, depth: usize, files: &mut Vec<PathBuf>, pro
     }
     match std::fs::read_dir(path) {
         Ok(_) if depth == 0 => {}
-        Ok(entries) => entries.flatten().for_each(|entry| collect(&entry.path(), false, depth - 1, files, problems)),
-        Err(error) => problems.push(Problem::error(&path.display().to_string(), "", format!("cannot be read: {error}"))),
+        Ok(entries) => entries
+            .flatten()
+            .for_each(|entry| collect(&entry.path(), false, depth - 1, files, problems)),
+        Err(error) => problems.push(Problem::error(
+            &path.display().to_string(),
+            "",
+            format!("cannot be read: {error}"),
+        )),
     }
 }
 

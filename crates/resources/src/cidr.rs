@@ -22,10 +22,15 @@ impl Cidr {
         let prefix_len = match prefix {
             None => full,
             // Refuses `+8` and `08`, which Rust's and Go's number parsers disagree about.
-            Some(p) if p == "0" || (!p.starts_with(['0', '+'])) => p.parse().ok().filter(|p| *p <= full)?,
+            Some(p) if p == "0" || (!p.starts_with(['0', '+'])) => {
+                p.parse().ok().filter(|p| *p <= full)?
+            }
             Some(_) => return None,
         };
-        Some(Self { address, prefix_len })
+        Some(Self {
+            address,
+            prefix_len,
+        })
     }
 
     /// The block is one address.
@@ -61,7 +66,16 @@ mod tests {
         assert!(Cidr::parse("10.0.0.1").unwrap().is_single());
         assert_eq!(Cidr::parse("10.0.0.0/8").unwrap().prefix_len, 8);
         assert_eq!(Cidr::parse("2001:db8::/32").unwrap().prefix_len, 32);
-        for wrong in ["", "10.0.0", "1.2.3.4/33", "::/129", "1.2.3.4/", "1.2.3.4/+8", "1.2.3.4/08", "a/8"] {
+        for wrong in [
+            "",
+            "10.0.0",
+            "1.2.3.4/33",
+            "::/129",
+            "1.2.3.4/",
+            "1.2.3.4/+8",
+            "1.2.3.4/08",
+            "a/8",
+        ] {
             assert_eq!(Cidr::parse(wrong), None, "{wrong}");
         }
     }
@@ -72,7 +86,15 @@ mod tests {
         assert!(block.contains("10.1.255.3".parse().unwrap()));
         assert!(!block.contains("10.2.0.1".parse().unwrap()));
         assert!(!block.contains("::1".parse().unwrap()));
-        assert!(Cidr::parse("::/0").unwrap().contains("2001:db8::1".parse().unwrap()));
-        assert!(Cidr::parse("0.0.0.0/0").unwrap().contains("1.1.1.1".parse().unwrap()));
+        assert!(
+            Cidr::parse("::/0")
+                .unwrap()
+                .contains("2001:db8::1".parse().unwrap())
+        );
+        assert!(
+            Cidr::parse("0.0.0.0/0")
+                .unwrap()
+                .contains("1.1.1.1".parse().unwrap())
+        );
     }
 }

@@ -11,8 +11,8 @@ mod policy;
 mod read;
 
 pub use policy::{
-    ConnectionPool, H2Upgrade, HttpPool, LoadBalancer, OutlierDetection, PolicySettings, RetryBudget, TcpKeepalive,
-    TcpPool, TlsMode, TlsSettings, TrafficPolicy,
+    ConnectionPool, H2Upgrade, HttpPool, LoadBalancer, OutlierDetection, PolicySettings,
+    RetryBudget, TcpKeepalive, TcpPool, TlsMode, TlsSettings, TrafficPolicy,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -55,11 +55,18 @@ impl DestinationRule {
 pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<DestinationRule> {
     let spec = spec?;
     spec.not_honoured(&["workloadSelector"]);
-    let host = spec.require("host").and_then(|v| host(&v, Some(&meta.name.namespace)));
-    let policy = spec.get("trafficPolicy").map(|v| read::traffic_policy(&v)).unwrap_or_default();
+    let host = spec
+        .require("host")
+        .and_then(|v| host(&v, Some(&meta.name.namespace)));
+    let policy = spec
+        .get("trafficPolicy")
+        .map(|v| read::traffic_policy(&v))
+        .unwrap_or_default();
     let mut subsets: Vec<Subset> = Vec::new();
     for item in spec.get("subsets").iter().flat_map(Value::list) {
-        let Some(subset) = read_subset(&item) else { continue };
+        let Some(subset) = read_subset(&item) else {
+            continue;
+        };
         if subsets.iter().any(|s| s.name == subset.name) {
             item.error(format!("subset {:?} is given twice", subset.name), "");
         }
@@ -67,7 +74,13 @@ pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<Destinati
     }
     let export_to = export::read(spec.get("exportTo"));
     spec.finish();
-    Some(DestinationRule { meta, host: host?, policy, subsets, export_to })
+    Some(DestinationRule {
+        meta,
+        host: host?,
+        policy,
+        subsets,
+        export_to,
+    })
 }
 
 fn read_subset(value: &Value<'_>) -> Option<Subset> {
@@ -75,14 +88,27 @@ fn read_subset(value: &Value<'_>) -> Option<Subset> {
     let name = subset.require("name").and_then(|v| {
         let text = v.text()?;
         if !is_dns_label(text) {
-            v.error(format!("{text:?} is not a subset name"), "write lower-case letters, digits and dashes");
+            v.error(
+                format!("{text:?} is not a subset name"),
+                "write lower-case letters, digits and dashes",
+            );
         }
         Some(text.to_owned())
     });
-    let labels = subset.get("labels").map(|v| label_map(&v)).unwrap_or_default();
-    let policy = subset.get("trafficPolicy").map(|v| read::traffic_policy(&v)).unwrap_or_default();
+    let labels = subset
+        .get("labels")
+        .map(|v| label_map(&v))
+        .unwrap_or_default();
+    let policy = subset
+        .get("trafficPolicy")
+        .map(|v| read::traffic_policy(&v))
+        .unwrap_or_default();
     subset.finish();
-    Some(Subset { name: name?, labels, policy })
+    Some(Subset {
+        name: name?,
+        labels,
+        policy,
+    })
 }
 
 #[cfg(test)]

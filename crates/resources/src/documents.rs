@@ -1,7 +1,9 @@
 //! From text to objects: which documents a file holds, whose they are, and which reader they need.
 
 use crate::fields::{Fields, Report, Value, is_dns_label, is_dns_subdomain, metadata};
-use crate::node::{MAX_TEXT, Node, SyntaxError, Tree, parse_json_stream, parse_yaml, split_documents, with_stack};
+use crate::node::{
+    MAX_TEXT, Node, SyntaxError, Tree, parse_json_stream, parse_yaml, split_documents, with_stack,
+};
 use crate::object::{DEFAULT_NAMESPACE, Kind, Metadata, NamespacedName, Object, ObjectKey};
 use crate::problem::{NOT_HONOURED, Problem, Severity};
 
@@ -30,7 +32,13 @@ impl Document {
         let mut problem = Problem::error(file, "", reason);
         problem.line = (line > 0).then_some(line);
         problem.expected = expected.to_owned();
-        Document { line, identity: None, unreadable: true, object: None, problems: vec![problem] }
+        Document {
+            line,
+            identity: None,
+            unreadable: true,
+            object: None,
+            problems: vec![problem],
+        }
     }
 }
 
@@ -38,7 +46,10 @@ impl Document {
 /// (Deployment, ConfigMap, ...) yield nothing. `path` is only quoted in problems, except that `.json` allows what YAML does not.
 pub fn parse_documents(path: &str, text: &str) -> Vec<Document> {
     if text.len() > MAX_TEXT {
-        let reason = format!("the file has {} bytes, at most {MAX_TEXT} are read", text.len());
+        let reason = format!(
+            "the file has {} bytes, at most {MAX_TEXT} are read",
+            text.len()
+        );
         return vec![Document::unreadable(path, 0, reason, "split it")];
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -47,7 +58,9 @@ pub fn parse_documents(path: &str, text: &str) -> Vec<Document> {
         .into_iter()
         .flat_map(|node| match node {
             Ok(node) => objects(path, &node),
-            Err(SyntaxError { line, message }) => vec![Document::unreadable(path, line, message, "")],
+            Err(SyntaxError { line, message }) => {
+                vec![Document::unreadable(path, line, message, "")]
+            }
         })
         .collect()
 }
@@ -65,14 +78,22 @@ fn nodes(path: &str, text: &str) -> Vec<Result<Node, SyntaxError>> {
             Err(_) => parse_json_stream(text),
         };
     }
-    split_documents(text).into_iter().map(|(line, document)| parse_yaml(document, line)).collect()
+    split_documents(text)
+        .into_iter()
+        .map(|(line, document)| parse_yaml(document, line))
+        .collect()
 }
 
 /// A document's objects: one, or those of a `List`.
 fn objects(path: &str, node: &Node) -> Vec<Document> {
-    let is_list = node.get("kind").and_then(Node::as_str).is_some_and(|kind| kind.ends_with("List"));
+    let is_list = node
+        .get("kind")
+        .and_then(Node::as_str)
+        .is_some_and(|kind| kind.ends_with("List"));
     match node.get("items").map(|items| &items.tree) {
-        Some(Tree::List(items)) if is_list => items.iter().filter_map(|item| object(path, item)).collect(),
+        Some(Tree::List(items)) if is_list => {
+            items.iter().filter_map(|item| object(path, item)).collect()
+        }
         _ => object(path, node).into_iter().collect(),
     }
 }
@@ -84,13 +105,31 @@ fn object(path: &str, node: &Node) -> Option<Document> {
         Tree::Map(_) => {}
         other => {
             let reason = format!("the document is {}, not an object", other.kind());
-            return Some(Document::unreadable(path, node.line, reason, "begin with apiVersion and kind"));
+            return Some(Document::unreadable(
+                path,
+                node.line,
+                reason,
+                "begin with apiVersion and kind",
+            ));
         }
     }
-    let text = |name: &str| node.get(name).and_then(Node::as_str).filter(|text| !text.is_empty());
+    let text = |name: &str| {
+        node.get(name)
+            .and_then(Node::as_str)
+            .filter(|text| !text.is_empty())
+    };
     let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
-        let missing = if text("apiVersion").is_none() { "apiVersion" } else { "kind" };
-        let mut document = Document::unreadable(path, node.line, "is missing".to_owned(), "begin with apiVersion and kind");
+        let missing = if text("apiVersion").is_none() {
+            "apiVersion"
+        } else {
+            "kind"
+        };
+        let mut document = Document::unreadable(
+            path,
+            node.line,
+            "is missing".to_owned(),
+            "begin with apiVersion and kind",
+        );
         document.problems[0].field = missing.to_owned();
         return Some(document);
     };
@@ -98,7 +137,14 @@ fn object(path: &str, node: &Node) -> Option<Document> {
         Reading::Read(known) => Some(read(path, node, known)),
         Reading::Skip => None,
         Reading::NotHonoured => Some(refused(path, node, kind, "kind", NOT_HONOURED, "")),
-        Reading::UnknownKind => Some(refused(path, node, kind, "kind", "no such kind in this API group", "")),
+        Reading::UnknownKind => Some(refused(
+            path,
+            node,
+            kind,
+            "kind",
+            "no such kind in this API group",
+            "",
+        )),
         Reading::UnknownVersion(versions) => {
             let reason = format!("no version {api_version:?} of this kind");
             Some(refused(path, node, kind, "apiVersion", &reason, versions))
@@ -107,37 +153,82 @@ fn object(path: &str, node: &Node) -> Option<Document> {
 }
 
 /// A document of a kind that has no reader, reported and left.
-fn refused(path: &str, node: &Node, kind: &str, field: &str, reason: &str, versions: &str) -> Document {
-    let meta = |name: &str| node.get("metadata").and_then(|m| m.get(name)).and_then(Node::as_str);
+fn refused(
+    path: &str,
+    node: &Node,
+    kind: &str,
+    field: &str,
+    reason: &str,
+    versions: &str,
+) -> Document {
+    let meta = |name: &str| {
+        node.get("metadata")
+            .and_then(|m| m.get(name))
+            .and_then(Node::as_str)
+    };
     let mut problem = Problem::error(path, field, reason);
     problem.line = node.get(field).map(|n| n.line).filter(|line| *line > 0);
     let namespace = meta("namespace").unwrap_or(DEFAULT_NAMESPACE);
-    problem.object = Some(format!("{kind} {namespace}/{}", meta("name").unwrap_or("?")));
+    problem.object = Some(format!(
+        "{kind} {namespace}/{}",
+        meta("name").unwrap_or("?")
+    ));
     if !versions.is_empty() {
         problem.expected = format!("write {versions}");
     }
-    Document { line: node.line, identity: None, unreadable: false, object: None, problems: vec![problem] }
+    Document {
+        line: node.line,
+        identity: None,
+        unreadable: false,
+        object: None,
+        problems: vec![problem],
+    }
 }
 
 fn read(path: &str, node: &Node, kind: Kind) -> Document {
     let key = match identity(path, node, kind) {
         Ok(key) => key,
         Err(problem) => {
-            return Document { line: node.line, identity: None, unreadable: true, object: None, problems: vec![*problem] };
+            return Document {
+                line: node.line,
+                identity: None,
+                unreadable: true,
+                object: None,
+                problems: vec![*problem],
+            };
         }
     };
     let report = Report::new(path, Some(key.to_string()), key.namespace.clone());
-    let root = Value { report: &report, node, path: String::new() };
+    let root = Value {
+        report: &report,
+        node,
+        path: String::new(),
+    };
     let object = root.fields().and_then(|root| {
-        let meta = metadata(&root, NamespacedName::new(key.namespace.clone(), key.name.clone()));
+        let meta = metadata(
+            &root,
+            NamespacedName::new(key.namespace.clone(), key.name.clone()),
+        );
         read_kind(kind, root, meta)
     });
     if object.is_none() && !report.failed() {
         // A reader that gives up has said why; this keeps the promise even if one forgets.
-        report.add(Severity::Error, node.line, "", "could not be read".to_owned(), String::new());
+        report.add(
+            Severity::Error,
+            node.line,
+            "",
+            "could not be read".to_owned(),
+            String::new(),
+        );
     }
     let object = object.filter(|_| !report.failed());
-    Document { line: node.line, identity: Some(key), unreadable: false, object, problems: report.into_problems() }
+    Document {
+        line: node.line,
+        identity: Some(key),
+        unreadable: false,
+        object,
+        problems: report.into_problems(),
+    }
 }
 
 /// Name and namespace, checked as Kubernetes would.
@@ -146,17 +237,44 @@ fn identity(path: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Box<Proble
     let text = |name: &str| meta.and_then(|m| m.get(name)).and_then(Node::as_str);
     let fail = |field: &str, reason: String, expected: &str| {
         let mut problem = Problem::error(path, field, reason);
-        let line = meta.and_then(|m| m.get(field.trim_start_matches("metadata."))).or(meta).unwrap_or(node).line;
+        let line = meta
+            .and_then(|m| m.get(field.trim_start_matches("metadata.")))
+            .or(meta)
+            .unwrap_or(node)
+            .line;
         problem.line = (line > 0).then_some(line);
         problem.object = Some(format!("{kind} {}", text("name").unwrap_or("?")));
         problem.expected = expected.to_owned();
         Err(Box::new(problem))
     };
+    for (field, path) in [
+        ("name", "metadata.name"),
+        ("namespace", "metadata.namespace"),
+    ] {
+        let tree = meta
+            .and_then(|m| m.get(field))
+            .map_or(&Tree::Null, |node| &node.tree);
+        if !matches!(tree, Tree::Null | Tree::String(_)) {
+            return fail(
+                path,
+                format!("a string is wanted, this is {}", tree.kind()),
+                "put it in quotes",
+            );
+        }
+    }
     let Some(name) = text("name").filter(|name| !name.is_empty()) else {
-        return fail("metadata.name", "is missing".to_owned(), "every object needs a name");
+        return fail(
+            "metadata.name",
+            "is missing".to_owned(),
+            "every object needs a name",
+        );
     };
     if !is_dns_subdomain(name) {
-        return fail("metadata.name", format!("{name:?} is not a name"), "write lower-case letters, digits, dashes and dots");
+        return fail(
+            "metadata.name",
+            format!("{name:?} is not a name"),
+            "write lower-case letters, digits, dashes and dots",
+        );
     }
     let namespace = match (kind, text("namespace")) {
         (Kind::Namespace, _) => "",
@@ -165,9 +283,17 @@ fn identity(path: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Box<Proble
     };
     if !namespace.is_empty() && !is_dns_label(namespace) {
         let reason = format!("{namespace:?} is not a namespace");
-        return fail("metadata.namespace", reason, "write lower-case letters, digits and dashes");
+        return fail(
+            "metadata.namespace",
+            reason,
+            "write lower-case letters, digits and dashes",
+        );
     }
-    Ok(ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+    Ok(ObjectKey {
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
 }
 
 fn read_kind(kind: Kind, root: Fields<'_>, meta: Metadata) -> Option<Object> {
@@ -177,17 +303,31 @@ fn read_kind(kind: Kind, root: Fields<'_>, meta: Metadata) -> Option<Object> {
         Kind::Pod => pod::read(&root, meta).map(Object::Pod),
         Kind::EndpointSlice => endpoint_slice::read(&root, meta).map(Object::EndpointSlice),
         Kind::Namespace => Some(Object::Namespace(namespace::Namespace { meta })),
-        Kind::VirtualService => mesh(root, meta, crate::virtual_service::read).map(Object::VirtualService),
-        Kind::DestinationRule => mesh(root, meta, crate::destination_rule::read).map(Object::DestinationRule),
-        Kind::AuthorizationPolicy => mesh(root, meta, crate::authorization_policy::read).map(Object::AuthorizationPolicy),
-        Kind::PeerAuthentication => mesh(root, meta, crate::peer_authentication::read).map(Object::PeerAuthentication),
-        Kind::ServiceEntry => mesh(root, meta, crate::service_entry::read).map(Object::ServiceEntry),
+        Kind::VirtualService => {
+            mesh(root, meta, crate::virtual_service::read).map(Object::VirtualService)
+        }
+        Kind::DestinationRule => {
+            mesh(root, meta, crate::destination_rule::read).map(Object::DestinationRule)
+        }
+        Kind::AuthorizationPolicy => {
+            mesh(root, meta, crate::authorization_policy::read).map(Object::AuthorizationPolicy)
+        }
+        Kind::PeerAuthentication => {
+            mesh(root, meta, crate::peer_authentication::read).map(Object::PeerAuthentication)
+        }
+        Kind::ServiceEntry => {
+            mesh(root, meta, crate::service_entry::read).map(Object::ServiceEntry)
+        }
         Kind::Gateway => mesh(root, meta, crate::gateway::read).map(Object::Gateway),
     }
 }
 
 /// Reads a mesh kind's `spec`, and refuses what stands beside it. `None` is a spec that is absent.
-fn mesh<T>(root: Fields<'_>, meta: Metadata, read: fn(Option<Fields<'_>>, Metadata) -> Option<T>) -> Option<T> {
+fn mesh<T>(
+    root: Fields<'_>,
+    meta: Metadata,
+    read: fn(Option<Fields<'_>>, Metadata) -> Option<T>,
+) -> Option<T> {
     root.get("apiVersion");
     root.get("kind");
     // Written by controllers, never by users.

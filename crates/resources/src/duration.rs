@@ -15,7 +15,9 @@ pub fn parse(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let number_len = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(number_len);
-        let unit_len = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let unit_len = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_len);
         nanos = nanos.checked_add(scaled(number, unit_nanos(unit)?)?)?;
         rest = tail;
@@ -42,9 +44,17 @@ fn scaled(number: &str, unit: u128) -> Option<u128> {
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || fraction.len() > 18 {
         return None;
     }
-    let parse = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u128>().ok() };
+    let parse = |digits: &str| {
+        if digits.is_empty() {
+            Some(0)
+        } else {
+            digits.parse::<u128>().ok()
+        }
+    };
     let scale = 10u128.pow(u32::try_from(fraction.len()).ok()?);
-    parse(whole)?.checked_mul(unit)?.checked_add(parse(fraction)?.checked_mul(unit)? / scale)
+    parse(whole)?
+        .checked_mul(unit)?
+        .checked_add(parse(fraction)?.checked_mul(unit)? / scale)
 }
 
 #[cfg(test)]
@@ -54,7 +64,15 @@ mod tests {
 
     #[test]
     fn reads_what_go_reads() {
-        for (text, millis) in [("0", 0), ("0s", 0), ("300ms", 300), ("1.5s", 1500), ("1h30m", 5_400_000), (".5s", 500), ("1m0.25s", 60_250)] {
+        for (text, millis) in [
+            ("0", 0),
+            ("0s", 0),
+            ("300ms", 300),
+            ("1.5s", 1500),
+            ("1h30m", 5_400_000),
+            (".5s", 500),
+            ("1m0.25s", 60_250),
+        ] {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
         }
         assert_eq!(parse("1µs"), Some(Duration::from_micros(1)));
@@ -62,7 +80,21 @@ mod tests {
 
     #[test]
     fn refuses_the_rest() {
-        for text in ["", "5", "s", "-1s", "+1s", "1 s", "1d", "1..5s", ".s", "1s ", "9999999999h", "1e3s", "١s"] {
+        for text in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "+1s",
+            "1 s",
+            "1d",
+            "1..5s",
+            ".s",
+            "1s ",
+            "9999999999h",
+            "1e3s",
+            "١s",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

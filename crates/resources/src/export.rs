@@ -25,7 +25,9 @@ impl ExportTo {
 
 /// Reads an `exportTo` list of an object in the report's namespace.
 pub(crate) fn read(value: Option<Value<'_>>) -> ExportTo {
-    let Some(value) = value else { return ExportTo::Everywhere };
+    let Some(value) = value else {
+        return ExportTo::Everywhere;
+    };
     let items = value.list();
     let mut namespaces = BTreeSet::new();
     let mut everywhere = items.is_empty();
@@ -34,12 +36,25 @@ pub(crate) fn read(value: Option<Value<'_>>) -> ExportTo {
             Some("*") => everywhere = true,
             Some(".") => drop(namespaces.insert(item.report.namespace.clone())),
             Some("~") | None => {}
-            Some(namespace) if is_dns_label(namespace) => drop(namespaces.insert(namespace.to_owned())),
-            Some(other) => item.error(format!("{other:?} is not a namespace"), "write a namespace, \".\" or \"*\""),
+            Some(namespace) if is_dns_label(namespace) => {
+                drop(namespaces.insert(namespace.to_owned()))
+            }
+            Some(other) => item.error(
+                format!("{other:?} is not a namespace"),
+                "write a namespace, \".\" or \"*\"",
+            ),
         }
     }
-    if items.len() > 1 && items.iter().any(|item| matches!(item.node.as_str(), Some("*" | "~"))) {
+    if items.len() > 1
+        && items
+            .iter()
+            .any(|item| matches!(item.node.as_str(), Some("*" | "~")))
+    {
         value.error("\"*\" and \"~\" stand alone", "");
     }
-    if everywhere { ExportTo::Everywhere } else { ExportTo::Namespaces(namespaces) }
+    if everywhere {
+        ExportTo::Everywhere
+    } else {
+        ExportTo::Namespaces(namespaces)
+    }
 }

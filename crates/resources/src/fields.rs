@@ -12,7 +12,9 @@ use crate::problem::{NOT_HONOURED, Problem, Severity};
 
 mod names;
 
-pub use names::{header_name, host, is_dns_label, is_dns_subdomain, label_map, port_name, regex_problem};
+pub use names::{
+    header_name, host, is_dns_label, is_dns_subdomain, label_map, port_name, regex_problem,
+};
 
 /// What a document's readers share: where it is, whose it is, and what has been found wrong.
 pub struct Report<'a> {
@@ -30,7 +32,13 @@ const MAX_PROBLEMS: usize = 100;
 
 impl<'a> Report<'a> {
     pub fn new(file: &'a str, object: Option<String>, namespace: String) -> Self {
-        Self { file, object, namespace, problems: RefCell::default(), errors: Cell::new(0) }
+        Self {
+            file,
+            object,
+            namespace,
+            problems: RefCell::default(),
+            errors: Cell::new(0),
+        }
     }
 
     pub fn failed(&self) -> bool {
@@ -44,7 +52,14 @@ impl<'a> Report<'a> {
         problems
     }
 
-    pub fn add(&self, severity: Severity, line: usize, field: &str, reason: String, expected: String) {
+    pub fn add(
+        &self,
+        severity: Severity,
+        line: usize,
+        field: &str,
+        reason: String,
+        expected: String,
+    ) {
         if severity == Severity::Error {
             self.errors.set(self.errors.get() + 1);
         }
@@ -73,15 +88,31 @@ pub struct Value<'a> {
 
 impl<'a> Value<'a> {
     pub fn error(&self, reason: impl Into<String>, expected: impl Into<String>) {
-        self.report.add(Severity::Error, self.node.line, &self.path, reason.into(), expected.into());
+        self.report.add(
+            Severity::Error,
+            self.node.line,
+            &self.path,
+            reason.into(),
+            expected.into(),
+        );
     }
 
     pub fn warn(&self, reason: impl Into<String>, expected: impl Into<String>) {
-        self.report.add(Severity::Warning, self.node.line, &self.path, reason.into(), expected.into());
+        self.report.add(
+            Severity::Warning,
+            self.node.line,
+            &self.path,
+            reason.into(),
+            expected.into(),
+        );
     }
 
     pub fn not_honoured(&self, detail: &str) {
-        let reason = if detail.is_empty() { NOT_HONOURED.to_owned() } else { format!("{NOT_HONOURED}: {detail}") };
+        let reason = if detail.is_empty() {
+            NOT_HONOURED.to_owned()
+        } else {
+            format!("{NOT_HONOURED}: {detail}")
+        };
         self.error(reason, "");
     }
 
@@ -90,7 +121,10 @@ impl<'a> Value<'a> {
             (Tree::Bool(_) | Tree::Integer(_) | Tree::Float(_), "a string") => "put it in quotes",
             _ => "",
         };
-        self.error(format!("{wanted} is wanted, this is {}", self.node.tree.kind()), hint);
+        self.error(
+            format!("{wanted} is wanted, this is {}", self.node.tree.kind()),
+            hint,
+        );
     }
 
     pub fn string(&self) -> Option<&'a str> {
@@ -134,19 +168,24 @@ impl<'a> Value<'a> {
             }
         };
         if number < min || number > max {
-            self.error(format!("{number} is out of range"), format!("write {min} to {max}"));
+            self.error(
+                format!("{number} is out of range"),
+                format!("write {min} to {max}"),
+            );
             return None;
         }
         Some(number)
     }
 
     pub fn u32(&self) -> Option<u32> {
-        self.integer(0, u32::MAX.into()).and_then(|n| u32::try_from(n).ok())
+        self.integer(0, u32::MAX.into())
+            .and_then(|n| u32::try_from(n).ok())
     }
 
     /// Kubernetes's `int32` where a negative number has no meaning.
     pub fn i32_positive(&self) -> Option<u32> {
-        self.integer(0, i32::MAX.into()).and_then(|n| u32::try_from(n).ok())
+        self.integer(0, i32::MAX.into())
+            .and_then(|n| u32::try_from(n).ok())
     }
 
     pub fn percent(&self) -> Option<u32> {
@@ -167,7 +206,11 @@ impl<'a> Value<'a> {
             }
         };
         if !(min..=max).contains(&number) {
-            let expected = if max.is_finite() { format!("write {min} to {max}") } else { format!("write {min} or more") };
+            let expected = if max.is_finite() {
+                format!("write {min} to {max}")
+            } else {
+                format!("write {min} or more")
+            };
             self.error(format!("{number} is out of range"), expected);
             return None;
         }
@@ -179,7 +222,9 @@ impl<'a> Value<'a> {
     pub fn address(&self) -> Option<Cow<'a, str>> {
         match &self.node.tree {
             Tree::Map(entries) => match entries.as_slice() {
-                [(key, value)] if value.tree == Tree::Null && key.ends_with(':') => Some(Cow::Owned(format!("{key}:"))),
+                [(key, value)] if value.tree == Tree::Null && key.ends_with(':') => {
+                    Some(Cow::Owned(format!("{key}:")))
+                }
                 _ => self.text().map(Cow::Borrowed),
             },
             _ => self.text().map(Cow::Borrowed),
@@ -198,13 +243,19 @@ impl<'a> Value<'a> {
 
     pub fn duration_or_zero(&self) -> Option<Duration> {
         if let Tree::Integer(number) = self.node.tree {
-            self.error(format!("{number} is a number, not a duration"), "write 300ms, 5s or 1h30m");
+            self.error(
+                format!("{number} is a number, not a duration"),
+                "write 300ms, 5s or 1h30m",
+            );
             return None;
         }
         let text = self.string()?;
         let duration = crate::duration::parse(text);
         if duration.is_none() {
-            self.error(format!("{text:?} is not a duration"), "write 300ms, 5s or 1h30m");
+            self.error(
+                format!("{text:?} is not a duration"),
+                "write 300ms, 5s or 1h30m",
+            );
         }
         duration
     }
@@ -212,10 +263,16 @@ impl<'a> Value<'a> {
     /// One of several words.
     pub fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let text = self.string()?;
-        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        let found = choices
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, value)| *value);
         if found.is_none() {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            self.error(format!("unknown value {text:?}"), format!("write {}", names.join(", ")));
+            self.error(
+                format!("unknown value {text:?}"),
+                format!("write {}", names.join(", ")),
+            );
         }
         found
     }
@@ -225,9 +282,19 @@ impl<'a> Value<'a> {
             self.wrong_type("a list");
             return Vec::new();
         };
-        let at = |(index, node)| Value { report: self.report, node, path: format!("{}[{index}]", self.path) };
-        let (nulls, items): (Vec<_>, Vec<_>) = items.iter().enumerate().map(at).partition(|v| v.node.tree == Tree::Null);
-        nulls.iter().for_each(|v| v.error("is empty", "remove it or fill it in"));
+        let at = |(index, node)| Value {
+            report: self.report,
+            node,
+            path: format!("{}[{index}]", self.path),
+        };
+        let (nulls, items): (Vec<_>, Vec<_>) = items
+            .iter()
+            .enumerate()
+            .map(at)
+            .partition(|v| v.node.tree == Tree::Null);
+        nulls
+            .iter()
+            .for_each(|v| v.error("is empty", "remove it or fill it in"));
         items
     }
 
@@ -242,7 +309,19 @@ impl<'a> Value<'a> {
             self.wrong_type("a mapping");
             return Vec::new();
         };
-        entries.iter().map(|(key, node)| (key.as_str(), Value { report: self.report, node, path: join(&self.path, key) })).collect()
+        entries
+            .iter()
+            .map(|(key, node)| {
+                (
+                    key.as_str(),
+                    Value {
+                        report: self.report,
+                        node,
+                        path: join(&self.path, key),
+                    },
+                )
+            })
+            .collect()
     }
 
     /// A mapping of strings; null values are empty strings, as for Kubernetes.
@@ -251,13 +330,20 @@ impl<'a> Value<'a> {
             Tree::Null => Some(String::new()),
             _ => value.string().map(str::to_owned),
         };
-        self.entries().iter().filter_map(|(key, value)| Some(((*key).to_owned(), text(value)?))).collect()
+        self.entries()
+            .iter()
+            .filter_map(|(key, value)| Some(((*key).to_owned(), text(value)?)))
+            .collect()
     }
 
     /// A mapping whose keys are fields.
     pub fn fields(&self) -> Option<Fields<'a>> {
         match &self.node.tree {
-            Tree::Map(entries) => Some(Fields { value: self.clone(), entries, known: RefCell::default() }),
+            Tree::Map(entries) => Some(Fields {
+                value: self.clone(),
+                entries,
+                known: RefCell::default(),
+            }),
             _ => {
                 self.wrong_type("a mapping");
                 None
@@ -267,7 +353,10 @@ impl<'a> Value<'a> {
 }
 
 fn join(path: &str, key: &str) -> String {
-    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let plain = !key.is_empty()
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     match (path.is_empty(), plain) {
         (true, _) => key.to_owned(),
         (false, true) => format!("{path}.{key}"),
@@ -289,7 +378,11 @@ impl<'a> Fields<'a> {
         if node.tree == Tree::Null {
             return None;
         }
-        Some(Value { report: self.value.report, node, path: join(&self.value.path, name) })
+        Some(Value {
+            report: self.value.report,
+            node,
+            path: join(&self.value.path, name),
+        })
     }
 
     pub fn require(&self, name: &'static str) -> Option<Value<'a>> {
@@ -303,7 +396,13 @@ impl<'a> Fields<'a> {
     /// An error about a field that may be absent.
     pub fn error_at(&self, name: &str, reason: &str, expected: &str) {
         let path = join(&self.value.path, name);
-        self.value.report.add(Severity::Error, self.value.node.line, &path, reason.to_owned(), expected.to_owned());
+        self.value.report.add(
+            Severity::Error,
+            self.value.node.line,
+            &path,
+            reason.to_owned(),
+            expected.to_owned(),
+        );
     }
 
     /// Nothing is set.
@@ -312,7 +411,9 @@ impl<'a> Fields<'a> {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.entries.iter().any(|(key, node)| key == name && node.tree != Tree::Null)
+        self.entries
+            .iter()
+            .any(|(key, node)| key == name && node.tree != Tree::Null)
     }
 
     /// How many of these are set.
@@ -340,7 +441,13 @@ impl<'a> Fields<'a> {
                 Some(name) => format!("did you mean {name}?"),
                 None => format!("known here: {}", known.join(", ")),
             };
-            self.value.report.add(Severity::Error, node.line, &join(&self.value.path, key), "unknown field".to_owned(), expected);
+            self.value.report.add(
+                Severity::Error,
+                node.line,
+                &join(&self.value.path, key),
+                "unknown field".to_owned(),
+                expected,
+            );
         }
     }
 }
@@ -376,18 +483,29 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// `metadata` of an object whose name and namespace have been read.
 pub fn metadata(root: &Fields<'_>, name: crate::NamespacedName) -> Metadata {
-    let mut meta = Metadata { name, ..Metadata::default() };
-    let Some(fields) = root.get("metadata").and_then(|v| v.fields()) else { return meta };
+    let mut meta = Metadata {
+        name,
+        ..Metadata::default()
+    };
+    let Some(fields) = root.get("metadata").and_then(|v| v.fields()) else {
+        return meta;
+    };
     let map = |value: Option<Value<'_>>| value.map(|v| v.string_map()).unwrap_or_default();
     meta.labels = map(fields.get("labels"));
     meta.annotations = map(fields.get("annotations"));
-    meta.uid = fields.get("uid").and_then(|v| v.string().map(str::to_owned));
+    meta.uid = fields
+        .get("uid")
+        .and_then(|v| v.string().map(str::to_owned));
     meta.deleting = fields.has("deletionTimestamp");
     meta.created = fields.get("creationTimestamp").and_then(|value| {
         let text = value.string()?;
-        let time = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
+        let time =
+            time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
         if time.is_err() {
-            value.error(format!("{text:?} is not a time"), "write it like 2026-01-31T12:00:00Z");
+            value.error(
+                format!("{text:?} is not a time"),
+                "write it like 2026-01-31T12:00:00Z",
+            );
         }
         time.ok().map(Into::into)
     });

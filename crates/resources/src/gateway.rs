@@ -50,7 +50,11 @@ impl Server {
         let mut served: Vec<Host> = self
             .hosts
             .iter()
-            .filter(|h| h.namespace.as_deref().is_none_or(|ns| ns == virtual_service_namespace))
+            .filter(|h| {
+                h.namespace
+                    .as_deref()
+                    .is_none_or(|ns| ns == virtual_service_namespace)
+            })
             .filter_map(|h| h.host.intersection(host))
             .collect();
         served.sort();
@@ -61,7 +65,10 @@ impl Server {
 
 pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<Gateway> {
     let spec = spec?;
-    let selector = spec.get("selector").map(|v| label_map(&v)).unwrap_or_default();
+    let selector = spec
+        .get("selector")
+        .map(|v| label_map(&v))
+        .unwrap_or_default();
     let list = spec.require("servers")?;
     let items = list.list();
     if items.is_empty() {
@@ -69,28 +76,42 @@ pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<Gateway> 
     }
     let servers: Vec<_> = items.iter().filter_map(read_server).collect();
     for (index, (server, item)) in servers.iter().zip(&items).enumerate() {
-        if servers.len() == items.len() && servers[..index].iter().any(|other| other.port_name == server.port_name) {
-            item.error(format!("port name {:?} is given twice", server.port_name), "port names are unique in a Gateway");
+        if servers.len() == items.len()
+            && servers[..index]
+                .iter()
+                .any(|other| other.port_name == server.port_name)
+        {
+            item.error(
+                format!("port name {:?} is given twice", server.port_name),
+                "port names are unique in a Gateway",
+            );
         }
     }
     spec.finish();
-    Some(Gateway { meta, selector, servers })
+    Some(Gateway {
+        meta,
+        selector,
+        servers,
+    })
 }
 
 fn read_server(value: &Value<'_>) -> Option<Server> {
     let server = value.fields()?;
     server.not_honoured(&["tls", "defaultEndpoint"]);
     let name = server.get("name").and_then(|v| v.text().map(str::to_owned));
-    let bind = server.get("bind").filter(|v| v.node.as_str() != Some("")).and_then(|v| {
-        let text = v.text()?;
-        let address = text.parse().ok();
-        match address {
-            None if text.starts_with("unix://") => v.not_honoured("Unix sockets"),
-            None => v.error(format!("{text:?} is not an IP address"), ""),
-            Some(_) => {}
-        }
-        address
-    });
+    let bind = server
+        .get("bind")
+        .filter(|v| v.node.as_str() != Some(""))
+        .and_then(|v| {
+            let text = v.text()?;
+            let address = text.parse().ok();
+            match address {
+                None if text.starts_with("unix://") => v.not_honoured("Unix sockets"),
+                None => v.error(format!("{text:?} is not an IP address"), ""),
+                Some(_) => {}
+            }
+            address
+        });
     let hosts = server.require("hosts").map(|v| {
         let items = v.list();
         if items.is_empty() {
@@ -101,7 +122,14 @@ fn read_server(value: &Value<'_>) -> Option<Server> {
     let port = server.require("port").and_then(|v| read_port(&v));
     server.finish();
     let (port, port_name, protocol) = port?;
-    Some(Server { name, port, port_name, protocol, bind, hosts: hosts? })
+    Some(Server {
+        name,
+        port,
+        port_name,
+        protocol,
+        bind,
+        hosts: hosts?,
+    })
 }
 
 fn read_port(value: &Value<'_>) -> Option<(u16, String, GatewayProtocol)> {
@@ -115,8 +143,13 @@ fn read_port(value: &Value<'_>) -> Option<(u16, String, GatewayProtocol)> {
             "HTTP" => return Some(GatewayProtocol::Http),
             "HTTP2" => return Some(GatewayProtocol::Http2),
             "GRPC" | "GRPC-WEB" => return Some(GatewayProtocol::Grpc),
-            "HTTPS" | "TLS" | "TCP" | "MONGO" | "MYSQL" | "REDIS" => v.not_honoured(&format!("protocol {text}")),
-            _ => v.error(format!("unknown protocol {text:?}"), "write HTTP, HTTP2 or GRPC"),
+            "HTTPS" | "TLS" | "TCP" | "MONGO" | "MYSQL" | "REDIS" => {
+                v.not_honoured(&format!("protocol {text}"))
+            }
+            _ => v.error(
+                format!("unknown protocol {text:?}"),
+                "write HTTP, HTTP2 or GRPC",
+            ),
         }
         None
     });
@@ -127,18 +160,33 @@ fn read_port(value: &Value<'_>) -> Option<(u16, String, GatewayProtocol)> {
 /// `host`, `namespace/host`, `./host` or `*/host`.
 fn read_host(value: &Value<'_>) -> Option<ServerHost> {
     let text = value.text()?;
-    let (namespace, rest) = text.split_once('/').map_or((None, text), |(namespace, host)| (Some(namespace), host));
+    let (namespace, rest) = text
+        .split_once('/')
+        .map_or((None, text), |(namespace, host)| (Some(namespace), host));
     let namespace = match namespace {
         None | Some("*") => None,
         Some(".") => Some(value.report.namespace.clone()),
         Some(name) if is_dns_label(name) => Some(name.to_owned()),
         Some(other) => {
-            value.error(format!("{other:?} is not a namespace"), "write NAMESPACE/HOST, ./HOST or */HOST");
+            value.error(
+                format!("{other:?} is not a namespace"),
+                "write NAMESPACE/HOST, ./HOST or */HOST",
+            );
             return None;
         }
     };
-    let node = crate::node::Node { line: value.node.line, tree: crate::node::Tree::String(rest.to_owned()) };
-    let host = host(&Value { report: value.report, node: &node, path: value.path.clone() }, None)?;
+    let node = crate::node::Node {
+        line: value.node.line,
+        tree: crate::node::Tree::String(rest.to_owned()),
+    };
+    let host = host(
+        &Value {
+            report: value.report,
+            node: &node,
+            path: value.path.clone(),
+        },
+        None,
+    )?;
     Some(ServerHost { namespace, host })
 }
 
@@ -148,7 +196,9 @@ mod tests {
     use crate::{Host, Object, parse_documents};
 
     fn read(spec: &str) -> Gateway {
-        let text = format!("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: x, namespace: edge}}\nspec: {spec}\n");
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: x, namespace: edge}}\nspec: {spec}\n"
+        );
         let document = parse_documents("", &text).remove(0);
         match document.object {
             Some(Object::Gateway(gateway)) => gateway,
@@ -158,14 +208,33 @@ mod tests {
 
     #[test]
     fn servers_and_their_hosts() {
-        let gateway = read("{selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: http}, bind: 127.0.0.1, hosts: [\"*\"]}, {port: {number: 81, name: grpc, protocol: GRPC}, hosts: [\"./a.example\", \"shop/*.example\", \"*/c.example\"]}]}");
-        let [all, some] = gateway.servers.as_slice() else { panic!() };
-        assert_eq!((all.protocol, some.protocol), (GatewayProtocol::Http, GatewayProtocol::Grpc));
+        let gateway = read(
+            "{selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: http}, bind: 127.0.0.1, hosts: [\"*\"]}, {port: {number: 81, name: grpc, protocol: GRPC}, hosts: [\"./a.example\", \"shop/*.example\", \"*/c.example\"]}]}",
+        );
+        let [all, some] = gateway.servers.as_slice() else {
+            panic!()
+        };
+        assert_eq!(
+            (all.protocol, some.protocol),
+            (GatewayProtocol::Http, GatewayProtocol::Grpc)
+        );
         let exact = |name: &str| Host::Exact(name.to_owned());
-        assert_eq!(all.serves("anywhere", &exact("x.example")), [exact("x.example")]);
-        assert_eq!(some.serves("shop", &exact("x.example")), [exact("x.example")]);
+        assert_eq!(
+            all.serves("anywhere", &exact("x.example")),
+            [exact("x.example")]
+        );
+        assert_eq!(
+            some.serves("shop", &exact("x.example")),
+            [exact("x.example")]
+        );
         assert_eq!(some.serves("edge", &exact("x.example")), []);
-        assert_eq!(some.serves("edge", &Host::Suffix(".example".into())), [exact("a.example"), exact("c.example")]);
-        assert_eq!(some.serves("pay", &exact("c.example")), [exact("c.example")]);
+        assert_eq!(
+            some.serves("edge", &Host::Suffix(".example".into())),
+            [exact("a.example"), exact("c.example")]
+        );
+        assert_eq!(
+            some.serves("pay", &exact("c.example")),
+            [exact("c.example")]
+        );
     }
 }

@@ -20,7 +20,9 @@ impl Host {
         match self {
             Host::Exact(own) => own == name,
             // The star stands for at least one character, as in Envoy's domains.
-            Host::Suffix(suffix) => suffix.is_empty() || (name.len() > suffix.len() && name.ends_with(suffix)),
+            Host::Suffix(suffix) => {
+                suffix.is_empty() || (name.len() > suffix.len() && name.ends_with(suffix))
+            }
         }
     }
 
@@ -77,7 +79,11 @@ impl fmt::Display for Host {
 /// Lower case, without a trailing dot.
 pub fn expand_host(name: &str, namespace: &str) -> String {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    if name.contains(['.', ':', '*']) || name.is_empty() { name } else { service_host(&name, namespace) }
+    if name.contains(['.', ':', '*']) || name.is_empty() {
+        name
+    } else {
+        service_host(&name, namespace)
+    }
 }
 
 /// The DNS name of a Kubernetes Service.
@@ -89,7 +95,8 @@ pub fn service_host(name: &str, namespace: &str) -> String {
 pub fn parse_service_host(host: &str) -> Option<(&str, &str)> {
     let rest = host.strip_suffix(CLUSTER_DOMAIN)?.strip_suffix(".svc.")?;
     let (name, namespace) = rest.split_once('.')?;
-    (!name.is_empty() && !namespace.is_empty() && !namespace.contains('.')).then_some((namespace, name))
+    (!name.is_empty() && !namespace.is_empty() && !namespace.contains('.'))
+        .then_some((namespace, name))
 }
 
 #[cfg(test)]
@@ -102,18 +109,41 @@ mod tests {
         assert_eq!(expand_host("cart.shop", "x"), "cart.shop");
         assert_eq!(expand_host("pay.example.", "x"), "pay.example");
         assert_eq!(expand_host("::1", "x"), "::1");
-        assert_eq!(parse_service_host("cart.shop.svc.cluster.local"), Some(("shop", "cart")));
-        for other in ["cart.svc.cluster.local", "a.b.c.svc.cluster.local", "svc.cluster.local", ".x.svc.cluster.local", "cart.shop.svc"] {
+        assert_eq!(
+            parse_service_host("cart.shop.svc.cluster.local"),
+            Some(("shop", "cart"))
+        );
+        for other in [
+            "cart.svc.cluster.local",
+            "a.b.c.svc.cluster.local",
+            "svc.cluster.local",
+            ".x.svc.cluster.local",
+            "cart.shop.svc",
+        ] {
             assert_eq!(parse_service_host(other), None, "{other}");
         }
     }
 
     #[test]
     fn wildcards_match_and_cover() {
-        let (all, suffix, longer, name) =
-            (Host::Suffix(String::new()), Host::Suffix(".a.b".into()), Host::Suffix(".x.a.b".into()), Host::Exact("x.a.b".into()));
-        assert!(all.matches("anything") && suffix.matches("x.a.b") && !suffix.matches("a.b") && !suffix.matches(".a.b"));
-        assert!(all.covers(&suffix) && suffix.covers(&longer) && suffix.covers(&name) && !longer.covers(&suffix));
+        let (all, suffix, longer, name) = (
+            Host::Suffix(String::new()),
+            Host::Suffix(".a.b".into()),
+            Host::Suffix(".x.a.b".into()),
+            Host::Exact("x.a.b".into()),
+        );
+        assert!(
+            all.matches("anything")
+                && suffix.matches("x.a.b")
+                && !suffix.matches("a.b")
+                && !suffix.matches(".a.b")
+        );
+        assert!(
+            all.covers(&suffix)
+                && suffix.covers(&longer)
+                && suffix.covers(&name)
+                && !longer.covers(&suffix)
+        );
         assert_eq!(suffix.intersection(&longer), Some(longer.clone()));
         assert_eq!(longer.intersection(&name), None);
         let mut hosts = [&all, &suffix, &longer, &name];

@@ -43,7 +43,10 @@ impl Tree {
 impl Node {
     pub fn get(&self, name: &str) -> Option<&Node> {
         match &self.tree {
-            Tree::Map(entries) => entries.iter().find(|(key, _)| key == name).map(|(_, node)| node),
+            Tree::Map(entries) => entries
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, node)| node),
             _ => None,
         }
     }
@@ -99,7 +102,10 @@ fn options() -> Options {
 /// Runs a parser where it has stack enough for the deepest document allowed: serde's visitors, one inside the other, take up to
 /// 60 KiB a level in debug builds, more than the 2 MiB of an ordinary thread for 64 levels. Untouched stack costs nothing.
 pub fn with_stack<T: Send>(parse: impl FnOnce() -> T + Send) -> Result<T, SyntaxError> {
-    let failed = |message: &str| SyntaxError { line: 0, message: message.to_owned() };
+    let failed = |message: &str| SyntaxError {
+        line: 0,
+        message: message.to_owned(),
+    };
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .stack_size(16 << 20)
@@ -120,8 +126,15 @@ pub fn parse_yaml(text: &str, first_line: usize) -> Result<Node, SyntaxError> {
         Err(error) => {
             let error = error.without_snippet();
             let line = error.location().map_or(0, |l| l.line() as usize);
-            let line = if line == 0 { first_line } else { line + first_line - 1 };
-            Err(SyntaxError { line, message: plain_message(&error.to_string()) })
+            let line = if line == 0 {
+                first_line
+            } else {
+                line + first_line - 1
+            };
+            Err(SyntaxError {
+                line,
+                message: plain_message(&error.to_string()),
+            })
         }
     }
 }
@@ -137,7 +150,12 @@ fn plain_message(message: &str) -> String {
 pub fn parse_json_stream(text: &str) -> Vec<Result<Node, SyntaxError>> {
     serde_json::Deserializer::from_str(text)
         .into_iter::<Parsed<false>>()
-        .map(|item| item.map(|parsed| parsed.0).map_err(|e| SyntaxError { line: e.line(), message: e.to_string() }))
+        .map(|item| {
+            item.map(|parsed| parsed.0).map_err(|e| SyntaxError {
+                line: e.line(),
+                message: e.to_string(),
+            })
+        })
         .collect()
 }
 
@@ -149,7 +167,10 @@ pub fn split_documents(text: &str) -> Vec<(usize, &str)> {
     let mut offset = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let bare = line.trim_end_matches(['\n', '\r']);
-        let marks = |mark: &str| bare.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
+        let marks = |mark: &str| {
+            bare.strip_prefix(mark)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
+        };
         if marks("---") {
             documents.push((start_line, &text[start..offset]));
             // The marker stays with its document: content may follow on its line.
@@ -186,7 +207,12 @@ impl From<&serde_json::Value> for Node {
             },
             Value::String(s) => Tree::String(s.clone()),
             Value::Array(items) => Tree::List(items.iter().map(Node::from).collect()),
-            Value::Object(entries) => Tree::Map(entries.iter().map(|(k, v)| (k.clone(), Node::from(v))).collect()),
+            Value::Object(entries) => Tree::Map(
+                entries
+                    .iter()
+                    .map(|(k, v)| (k.clone(), Node::from(v)))
+                    .collect(),
+            ),
         };
         Node { line: 0, tree }
     }
@@ -199,9 +225,17 @@ impl<'de, const LINES: bool> Deserialize<'de> for Parsed<LINES> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if LINES {
             let spanned = Spanned::<ParsedTree<LINES>>::deserialize(deserializer)?;
-            return Ok(Parsed(Node { line: spanned.referenced.line() as usize, tree: spanned.value.0 }));
+            return Ok(Parsed(Node {
+                line: spanned.referenced.line() as usize,
+                tree: spanned.value.0,
+            }));
         }
-        ParsedTree::<LINES>::deserialize(deserializer).map(|tree| Parsed(Node { line: 0, tree: tree.0 }))
+        ParsedTree::<LINES>::deserialize(deserializer).map(|tree| {
+            Parsed(Node {
+                line: 0,
+                tree: tree.0,
+            })
+        })
     }
 }
 
@@ -209,7 +243,9 @@ struct ParsedTree<const LINES: bool>(Tree);
 
 impl<'de, const LINES: bool> Deserialize<'de> for ParsedTree<LINES> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TreeVisitor::<LINES>).map(ParsedTree)
+        deserializer
+            .deserialize_any(TreeVisitor::<LINES>)
+            .map(ParsedTree)
     }
 }
 
@@ -287,7 +323,9 @@ impl<'de, const LINES: bool> Visitor<'de> for TreeVisitor<LINES> {
 }
 
 /// The next key of a mapping and its line.
-fn next_key<'de, const LINES: bool, A: MapAccess<'de>>(access: &mut A) -> Result<Option<(String, usize)>, A::Error> {
+fn next_key<'de, const LINES: bool, A: MapAccess<'de>>(
+    access: &mut A,
+) -> Result<Option<(String, usize)>, A::Error> {
     if LINES {
         let key = access.next_key::<Spanned<Key>>()?;
         return Ok(key.map(|key| (key.value.0, key.referenced.line() as usize)));
@@ -315,7 +353,11 @@ mod tests {
 
     #[test]
     fn remembers_lines() {
-        let node = parse_yaml("---\na:\n  b: [1, x]\nc: null\nd: 1.5\ne: true\n80: x\n", 10).unwrap();
+        let node = parse_yaml(
+            "---\na:\n  b: [1, x]\nc: null\nd: 1.5\ne: true\n80: x\n",
+            10,
+        )
+        .unwrap();
         assert_eq!(node.get("a").unwrap().get("b").unwrap().line, 12);
         assert_eq!(node.get("c").unwrap().tree, Tree::Null);
         assert_eq!(node.get("d").unwrap().tree, Tree::Float(1.5));
@@ -325,23 +367,38 @@ mod tests {
 
     #[test]
     fn reads_json_with_tabs_and_several_values() {
-        let values = parse_json_stream("{\n\t\"a\": [1, null, {\"b\": -2.5}]}\n{\"c\": 18446744073709551615}");
+        let values = parse_json_stream(
+            "{\n\t\"a\": [1, null, {\"b\": -2.5}]}\n{\"c\": 18446744073709551615}",
+        );
         assert_eq!(values.len(), 2);
-        assert!(matches!(&values[0].as_ref().unwrap().get("a").unwrap().tree, Tree::List(l) if l.len() == 3));
-        assert_eq!(values[1].as_ref().unwrap().get("c").unwrap().tree, Tree::Integer(u64::MAX.into()));
+        assert!(
+            matches!(&values[0].as_ref().unwrap().get("a").unwrap().tree, Tree::List(l) if l.len() == 3)
+        );
+        assert_eq!(
+            values[1].as_ref().unwrap().get("c").unwrap().tree,
+            Tree::Integer(u64::MAX.into())
+        );
         assert!(parse_json_stream("{\"a\": 1, \"a\": 2}")[0].is_err());
     }
 
     #[test]
     fn syntax_errors_have_lines() {
         assert!((6..=7).contains(&parse_yaml("a: 1\nb: [\n", 5).unwrap_err().line));
-        assert!(parse_yaml("a: 1\na: 2\n", 1).unwrap_err().message.contains("a"));
+        assert!(
+            parse_yaml("a: 1\na: 2\n", 1)
+                .unwrap_err()
+                .message
+                .contains("a")
+        );
     }
 
     #[test]
     fn splits_at_markers() {
         let text = "# c\n---\na: |\n  x\n--- # second\nb: 1\n...\nc: 1\n---\n";
-        let lines: Vec<_> = split_documents(text).iter().map(|(line, _)| *line).collect();
+        let lines: Vec<_> = split_documents(text)
+            .iter()
+            .map(|(line, _)| *line)
+            .collect();
         assert_eq!(lines, [2, 5, 8]);
     }
 

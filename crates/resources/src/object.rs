@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::SystemTime;
 
 use crate::{
-    AuthorizationPolicy, DestinationRule, EndpointSlice, Gateway, Namespace, PeerAuthentication, Pod, Service,
-    ServiceEntry, VirtualService,
+    AuthorizationPolicy, DestinationRule, EndpointSlice, Gateway, Namespace, PeerAuthentication,
+    Pod, Service, ServiceEntry, VirtualService,
 };
 
 /// The namespace of a namespaced object that names none.
@@ -134,7 +134,10 @@ pub struct NamespacedName {
 
 impl NamespacedName {
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// Reads `NAMESPACE/NAME`; `None` unless both are there and there is one slash.

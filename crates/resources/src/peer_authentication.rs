@@ -24,14 +24,24 @@ pub enum MtlsMode {
 }
 
 pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<PeerAuthentication> {
-    let mut policy = PeerAuthentication { meta, selector: BTreeMap::new(), mode: None, ports: BTreeMap::new() };
-    let Some(spec) = spec else { return Some(policy) };
+    let mut policy = PeerAuthentication {
+        meta,
+        selector: BTreeMap::new(),
+        mode: None,
+        ports: BTreeMap::new(),
+    };
+    let Some(spec) = spec else {
+        return Some(policy);
+    };
     policy.selector = read_selector(&spec);
     policy.mode = spec.get("mtls").and_then(|v| read_mode(&v));
     if let Some(ports) = spec.get("portLevelMtls") {
         policy.ports = read_ports(&ports);
         if policy.selector.is_empty() {
-            ports.error("portLevelMtls requires selector", "ports are those of a workload: select it with selector.matchLabels");
+            ports.error(
+                "portLevelMtls requires selector",
+                "ports are those of a workload: select it with selector.matchLabels",
+            );
         }
     }
     spec.finish();
@@ -40,8 +50,13 @@ pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<PeerAuthe
 
 /// `selector.matchLabels`; absent and empty are the same.
 pub(crate) fn read_selector(spec: &Fields<'_>) -> BTreeMap<String, String> {
-    let Some(selector) = spec.get("selector").and_then(|v| v.fields()) else { return BTreeMap::new() };
-    let labels = selector.get("matchLabels").map(|v| label_map(&v)).unwrap_or_default();
+    let Some(selector) = spec.get("selector").and_then(|v| v.fields()) else {
+        return BTreeMap::new();
+    };
+    let labels = selector
+        .get("matchLabels")
+        .map(|v| label_map(&v))
+        .unwrap_or_default();
     selector.finish();
     labels
 }
@@ -55,7 +70,10 @@ fn read_ports(value: &Value<'_>) -> BTreeMap<u16, Option<MtlsMode>> {
     for (key, mtls) in &entries {
         match key.parse::<u16>() {
             Ok(port) if port > 0 => drop(ports.insert(port, read_mode(mtls))),
-            _ => mtls.error(format!("{key:?} is not a port"), "port must be between 1-65535"),
+            _ => mtls.error(
+                format!("{key:?} is not a port"),
+                "port must be between 1-65535",
+            ),
         }
     }
     ports
@@ -81,7 +99,9 @@ mod tests {
     use crate::{Object, parse_documents};
 
     fn read(spec: &str) -> PeerAuthentication {
-        let text = format!("apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\nmetadata: {{name: x}}\n{spec}");
+        let text = format!(
+            "apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\nmetadata: {{name: x}}\n{spec}"
+        );
         match parse_documents("", &text).remove(0).object {
             Some(Object::PeerAuthentication(policy)) => policy,
             other => panic!("{other:?}"),
@@ -90,10 +110,15 @@ mod tests {
 
     #[test]
     fn modes_and_ports() {
-        let policy = read("spec: {selector: {matchLabels: {app: x}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: PERMISSIVE}, \"81\": {mode: UNSET}, 82: {}}}\n");
+        let policy = read(
+            "spec: {selector: {matchLabels: {app: x}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: PERMISSIVE}, \"81\": {mode: UNSET}, 82: {}}}\n",
+        );
         assert_eq!(policy.mode, Some(MtlsMode::Strict));
         let ports: Vec<_> = policy.ports.into_iter().collect();
-        assert_eq!(ports, [(81, None), (82, None), (8080, Some(MtlsMode::Permissive))]);
+        assert_eq!(
+            ports,
+            [(81, None), (82, None), (8080, Some(MtlsMode::Permissive))]
+        );
         assert_eq!(read("spec: {selector: {}, mtls: {}}\n").mode, None);
         assert!(read("").selector.is_empty());
     }

@@ -48,7 +48,10 @@ impl Problem {
 
     /// The same, as a warning.
     pub fn warning(file: &str, field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(file, field, reason) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(file, field, reason)
+        }
     }
 
     pub fn is_error(&self) -> bool {

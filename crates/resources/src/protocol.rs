@@ -16,7 +16,10 @@ pub enum PortProtocol {
 
 impl PortProtocol {
     pub fn is_http(self) -> bool {
-        matches!(self, PortProtocol::Http | PortProtocol::Http2 | PortProtocol::Grpc)
+        matches!(
+            self,
+            PortProtocol::Http | PortProtocol::Http2 | PortProtocol::Grpc
+        )
     }
 
     /// Reads a protocol's name as Istio does, ignoring case; `None` when it names none.
@@ -71,7 +74,11 @@ mod tests {
             (Some("tcp"), "http", 1, PortProtocol::Tcp),
             (Some("example.com/own"), "http", 1, PortProtocol::Auto),
         ] {
-            assert_eq!(declared_protocol(app, name, port), expected, "{app:?} {name} {port}");
+            assert_eq!(
+                declared_protocol(app, name, port),
+                expected,
+                "{app:?} {name} {port}"
+            );
         }
     }
 }

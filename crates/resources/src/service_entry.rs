@@ -79,39 +79,78 @@ pub enum EntryAddress {
 pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<ServiceEntry> {
     let spec = spec?;
     if spec.has("workloadSelector") && spec.has("endpoints") {
-        spec.error_at("endpoints", "only one of WorkloadSelector or Endpoints can be set", "");
+        spec.error_at(
+            "endpoints",
+            "only one of WorkloadSelector or Endpoints can be set",
+            "",
+        );
     }
     read_workload_selector(&spec);
     spec.not_honoured(&["subjectAltNames"]);
-    let hosts = spec.require("hosts").map(|v| read_hosts(&v)).unwrap_or_default();
+    let hosts = spec
+        .require("hosts")
+        .map(|v| read_hosts(&v))
+        .unwrap_or_default();
     let resolution = read_resolution(&spec);
-    let ports = spec.get("ports").map(|v| read_ports(&v)).unwrap_or_default();
+    let ports = spec
+        .get("ports")
+        .map(|v| read_ports(&v))
+        .unwrap_or_default();
     if ports.is_empty() && !spec.has("ports") {
-        spec.value.warn("no ports: nothing can be called", "give at least one port");
+        spec.value
+            .warn("no ports: nothing can be called", "give at least one port");
     }
-    let addresses = spec.get("addresses").map(|v| read_addresses(&v, resolution)).unwrap_or_default();
-    let endpoints = spec.get("endpoints").map(|v| read_endpoints(&v, resolution, &ports)).unwrap_or_default();
+    let addresses = spec
+        .get("addresses")
+        .map(|v| read_addresses(&v, resolution))
+        .unwrap_or_default();
+    let endpoints = spec
+        .get("endpoints")
+        .map(|v| read_endpoints(&v, resolution, &ports))
+        .unwrap_or_default();
     match resolution {
         Some(Resolution::Static) if !spec.has("endpoints") && !spec.has("workloadSelector") => {
-            spec.error_at("endpoints", "is missing", "STATIC needs the addresses behind the host");
+            spec.error_at(
+                "endpoints",
+                "is missing",
+                "STATIC needs the addresses behind the host",
+            );
         }
         Some(Resolution::Dns) if endpoints.is_empty() && hosts.iter().any(Host::is_wildcard) => {
-            spec.error_at("hosts", "a wildcard cannot be resolved", "with DNS give full names, or endpoints");
+            spec.error_at(
+                "hosts",
+                "a wildcard cannot be resolved",
+                "with DNS give full names, or endpoints",
+            );
         }
         _ => {}
     }
-    let location = spec
-        .get("location")
-        .and_then(|v| v.choice(&[("MESH_EXTERNAL", Location::External), ("MESH_INTERNAL", Location::Internal)]));
+    let location = spec.get("location").and_then(|v| {
+        v.choice(&[
+            ("MESH_EXTERNAL", Location::External),
+            ("MESH_INTERNAL", Location::Internal),
+        ])
+    });
     let export_to = export::read(spec.get("exportTo"));
     spec.finish();
     let location = location.unwrap_or_default();
-    Some(ServiceEntry { meta, hosts, addresses, ports, location, resolution: resolution?, endpoints, export_to })
+    Some(ServiceEntry {
+        meta,
+        hosts,
+        addresses,
+        ports,
+        location,
+        resolution: resolution?,
+        endpoints,
+        export_to,
+    })
 }
 
 /// Checked as Istio does, so that the message is about the mistake rather than about what is missing here.
 fn read_workload_selector(spec: &Fields<'_>) {
-    let Some(value) = spec.get("workloadSelector") else { return };
+    let Some(value) = spec.get("workloadSelector") else {
+        return;
+    };
     let labels = value.fields().and_then(|s| s.get("labels"));
     if let Some(labels) = labels {
         crate::fields::label_map(&labels);
@@ -127,7 +166,9 @@ fn read_hosts(value: &Value<'_>) -> Vec<Host> {
     let mut hosts: Vec<Host> = Vec::new();
     for item in &items {
         // Hosts of a ServiceEntry are DNS names of the outside: short names stay short.
-        let Some(host) = host(item, None) else { continue };
+        let Some(host) = host(item, None) else {
+            continue;
+        };
         if host == Host::Suffix(String::new()) {
             item.error("hostname cannot be wildcard", "name the hosts");
         } else if hosts.contains(&host) {
@@ -143,7 +184,11 @@ fn read_hosts(value: &Value<'_>) -> Vec<Host> {
 fn read_resolution(spec: &Fields<'_>) -> Option<Resolution> {
     let Some(value) = spec.get("resolution") else {
         none_mode(spec);
-        spec.error_at("resolution", "not honoured yet: NONE, which an absent resolution means", "write STATIC or DNS");
+        spec.error_at(
+            "resolution",
+            "not honoured yet: NONE, which an absent resolution means",
+            "write STATIC or DNS",
+        );
         return None;
     };
     let known = ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"];
@@ -152,7 +197,11 @@ fn read_resolution(spec: &Fields<'_>) -> Option<Resolution> {
         "DNS" => return Some(Resolution::Dns),
         "DNS_ROUND_ROBIN" => {
             if spec.get("endpoints").is_some_and(|v| v.list().len() > 1) {
-                spec.error_at("endpoints", "DNS_ROUND_ROBIN mode cannot have multiple endpoints", "");
+                spec.error_at(
+                    "endpoints",
+                    "DNS_ROUND_ROBIN mode cannot have multiple endpoints",
+                    "",
+                );
             }
         }
         "NONE" => none_mode(spec),
@@ -164,7 +213,11 @@ fn read_resolution(spec: &Fields<'_>) -> Option<Resolution> {
 
 fn none_mode(spec: &Fields<'_>) {
     if spec.has("endpoints") {
-        spec.error_at("endpoints", "NONE mode cannot set endpoints", "write resolution: STATIC or DNS");
+        spec.error_at(
+            "endpoints",
+            "NONE mode cannot set endpoints",
+            "write resolution: STATIC or DNS",
+        );
     }
 }
 
@@ -172,11 +225,17 @@ fn read_addresses(value: &Value<'_>, resolution: Option<Resolution>) -> Vec<Cidr
     let read = |item: &Value<'_>| {
         let text = item.address()?;
         let Some(cidr) = Cidr::parse(&text) else {
-            item.error(format!("{text:?} is not an address"), "write an IP address or a block like 10.1.0.0/16");
+            item.error(
+                format!("{text:?} is not an address"),
+                "write an IP address or a block like 10.1.0.0/16",
+            );
             return None;
         };
         if text.contains('/') && resolution == Some(Resolution::Dns) {
-            item.error("CIDR addresses are allowed only for NONE/STATIC resolution types", "write single addresses");
+            item.error(
+                "CIDR addresses are allowed only for NONE/STATIC resolution types",
+                "write single addresses",
+            );
         }
         Some(cidr)
     };
@@ -186,12 +245,20 @@ fn read_addresses(value: &Value<'_>, resolution: Option<Resolution>) -> Vec<Cidr
 fn read_ports(value: &Value<'_>) -> Vec<EntryPort> {
     let mut ports: Vec<EntryPort> = Vec::new();
     for item in value.list() {
-        let Some(port) = read_port(&item) else { continue };
+        let Some(port) = read_port(&item) else {
+            continue;
+        };
         if ports.iter().any(|p| p.number == port.number) {
-            item.error(format!("port number cannot be duplicated: {}", port.number), "");
+            item.error(
+                format!("port number cannot be duplicated: {}", port.number),
+                "",
+            );
         }
         if ports.iter().any(|p| p.name == port.name) {
-            item.error(format!("Duplicate value: the port name {:?}", port.name), "");
+            item.error(
+                format!("Duplicate value: the port name {:?}", port.name),
+                "",
+            );
         }
         ports.push(port);
     }
@@ -208,7 +275,10 @@ fn read_port(value: &Value<'_>) -> Option<EntryPort> {
         let known = PortProtocol::parse(text);
         match known {
             None if text.eq_ignore_ascii_case("udp") => v.not_honoured("UDP"),
-            None => v.error(format!("unknown protocol {text:?}"), "write HTTP, HTTP2, GRPC, HTTPS, TLS or TCP"),
+            None => v.error(
+                format!("unknown protocol {text:?}"),
+                "write HTTP, HTTP2, GRPC, HTTPS, TLS or TCP",
+            ),
             Some(_) => {}
         }
         known
@@ -217,25 +287,50 @@ fn read_port(value: &Value<'_>) -> Option<EntryPort> {
     let (number, name) = (number?, name?);
     let target = target.unwrap_or(Some(number))?;
     let protocol = protocol.unwrap_or_else(|| declared_protocol(None, &name, number));
-    Some(EntryPort { number, name, protocol, target })
+    Some(EntryPort {
+        number,
+        name,
+        protocol,
+        target,
+    })
 }
 
-fn read_endpoints(value: &Value<'_>, resolution: Option<Resolution>, ports: &[EntryPort]) -> Vec<EntryEndpoint> {
-    value.list().iter().filter_map(|item| read_endpoint(item, resolution, ports)).collect()
+fn read_endpoints(
+    value: &Value<'_>,
+    resolution: Option<Resolution>,
+    ports: &[EntryPort],
+) -> Vec<EntryEndpoint> {
+    value
+        .list()
+        .iter()
+        .filter_map(|item| read_endpoint(item, resolution, ports))
+        .collect()
 }
 
-fn read_endpoint(value: &Value<'_>, resolution: Option<Resolution>, ports: &[EntryPort]) -> Option<EntryEndpoint> {
+fn read_endpoint(
+    value: &Value<'_>,
+    resolution: Option<Resolution>,
+    ports: &[EntryPort],
+) -> Option<EntryEndpoint> {
     let endpoint = value.fields()?;
     endpoint.not_honoured(&["network", "locality"]);
-    let address = endpoint.require("address").and_then(|v| read_address(&v, resolution));
+    let address = endpoint
+        .require("address")
+        .and_then(|v| read_address(&v, resolution));
     let mut own_ports = BTreeMap::new();
     for (name, number) in endpoint.get("ports").iter().flat_map(Value::entries) {
         if !ports.iter().any(|p| p.name == name) {
-            number.error(format!("the entry has no port named {name:?}"), "use the names of spec.ports");
+            number.error(
+                format!("the entry has no port named {name:?}"),
+                "use the names of spec.ports",
+            );
         }
         own_ports.extend(number.port().map(|number| (name.to_owned(), number)));
     }
-    let labels = endpoint.get("labels").map(|v| v.string_map()).unwrap_or_default();
+    let labels = endpoint
+        .get("labels")
+        .map(|v| v.string_map())
+        .unwrap_or_default();
     let weight = endpoint.get("weight").and_then(|v| v.u32());
     let service_account = endpoint.get("serviceAccount").and_then(|v| {
         let text = v.text()?;
@@ -245,7 +340,13 @@ fn read_endpoint(value: &Value<'_>, resolution: Option<Resolution>, ports: &[Ent
         Some(text.to_owned())
     });
     endpoint.finish();
-    Some(EntryEndpoint { address: address?, ports: own_ports, labels, weight, service_account })
+    Some(EntryEndpoint {
+        address: address?,
+        ports: own_ports,
+        labels,
+        weight,
+        service_account,
+    })
 }
 
 fn read_address(value: &Value<'_>, resolution: Option<Resolution>) -> Option<EntryAddress> {
@@ -258,13 +359,19 @@ fn read_address(value: &Value<'_>, resolution: Option<Resolution>) -> Option<Ent
         return None;
     }
     if resolution == Some(Resolution::Static) {
-        value.error(format!("{text:?} is not an IP address"), "with STATIC endpoints are addresses; names need DNS");
+        value.error(
+            format!("{text:?} is not an IP address"),
+            "with STATIC endpoints are addresses; names need DNS",
+        );
         return None;
     }
     match host(value, None)? {
         Host::Exact(name) => Some(EntryAddress::Name(name)),
         Host::Suffix(_) => {
-            value.error("a wildcard cannot be resolved", "write a DNS name or an IP address");
+            value.error(
+                "a wildcard cannot be resolved",
+                "write a DNS name or an IP address",
+            );
             None
         }
     }
@@ -276,7 +383,9 @@ mod tests {
     use crate::{Host, Object, PortProtocol, parse_documents};
 
     fn read(spec: &str) -> ServiceEntry {
-        let text = format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: x}}\nspec: {spec}\n");
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: x}}\nspec: {spec}\n"
+        );
         let document = parse_documents("", &text).remove(0);
         match document.object {
             Some(Object::ServiceEntry(entry)) => entry,
@@ -286,14 +395,33 @@ mod tests {
 
     #[test]
     fn static_endpoints_and_names() {
-        let entry = read("{hosts: [Pay.Example], addresses: [192.0.2.0/24, 2001:db8::], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 443, name: https, protocol: https}, {number: 80, name: http-web, targetPort: 8080}], endpoints: [{address: 192.0.2.1, ports: {https: 8443}, weight: 5, labels: {v: a}, serviceAccount: pay}]}");
+        let entry = read(
+            "{hosts: [Pay.Example], addresses: [192.0.2.0/24, 2001:db8::], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 443, name: https, protocol: https}, {number: 80, name: http-web, targetPort: 8080}], endpoints: [{address: 192.0.2.1, ports: {https: 8443}, weight: 5, labels: {v: a}, serviceAccount: pay}]}",
+        );
         assert_eq!(entry.hosts, [Host::Exact("pay.example".into())]);
-        assert_eq!((entry.location, entry.resolution, entry.addresses.len()), (Location::Internal, Resolution::Static, 2));
-        assert_eq!((entry.ports[0].protocol, entry.ports[1].protocol), (PortProtocol::Tls, PortProtocol::Http));
+        assert_eq!(
+            (entry.location, entry.resolution, entry.addresses.len()),
+            (Location::Internal, Resolution::Static, 2)
+        );
+        assert_eq!(
+            (entry.ports[0].protocol, entry.ports[1].protocol),
+            (PortProtocol::Tls, PortProtocol::Http)
+        );
         let endpoint = &entry.endpoints[0];
-        assert_eq!((endpoint.port(&entry.ports[0]), endpoint.port(&entry.ports[1])), (8443, 8080));
-        let dns = read("{hosts: [a.example, b.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: Real.Example}]}");
-        assert_eq!(dns.endpoints[0].address, EntryAddress::Name("real.example".into()));
+        assert_eq!(
+            (
+                endpoint.port(&entry.ports[0]),
+                endpoint.port(&entry.ports[1])
+            ),
+            (8443, 8080)
+        );
+        let dns = read(
+            "{hosts: [a.example, b.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: Real.Example}]}",
+        );
+        assert_eq!(
+            dns.endpoints[0].address,
+            EntryAddress::Name("real.example".into())
+        );
         let own = read("{hosts: [a.example], resolution: DNS, ports: [{number: 80, name: http}]}");
         assert!(own.endpoints.is_empty());
     }

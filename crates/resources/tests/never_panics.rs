@@ -10,13 +10,33 @@ const SEEDS: [&str; 4] = [
     "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: cart, namespace: shop}\nspec:\n  hosts: [cart, \"*.x\"]\n  http:\n  - match: [{uri: {regex: \"/a+\"}, headers: {x-a: {exact: b}}}]\n    retries: {attempts: 3, retryOn: \"5xx,503\", perTryTimeout: 1s}\n    rewrite: {uri: /x}\n    headers: {request: {set: {a: b}}}\n    route: [{destination: {host: cart, subset: v1, port: {number: 80}}, weight: 70}]\n  - redirect: {uri: /, redirectCode: 302}\n",
     "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart}\nspec:\n  host: cart\n  trafficPolicy:\n    connectionPool: {tcp: {maxConnections: 1}, http: {http2MaxRequests: 2}}\n    outlierDetection: {interval: 1s}\n    portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]\n  subsets: [{name: v1, labels: {a: b}}]\n---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}]}\n",
     "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n  rules:\n  - from: [{source: {principals: [\"*\"], ipBlocks: [10.0.0.0/8]}}]\n    to: [{operation: {paths: [\"/{*}/{**}\"], ports: [\"80\"]}}]\n    when: [{key: \"request.headers[a]\", values: [b]}]\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {selector: {matchLabels: {a: b}}, portLevelMtls: {80: {mode: STRICT}}}\n---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec: {hosts: [a.b], addresses: [1.2.3.4, 2001:db8::], resolution: STATIC, ports: [{number: 80, name: http}], endpoints: [{address: 1.2.3.4, ports: {http: 8080}}]}\n",
-    "apiVersion: v1\nkind: Service\nmetadata: {name: s, creationTimestamp: 2026-01-01T00:00:00Z}\nspec: {clusterIP: 10.0.0.1, selector: {a: b}, ports: [{name: http, port: 80, targetPort: web}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {a: b}}\nspec: {containers: [{name: c, ports: [{containerPort: 80}]}]}\nstatus: {podIP: 10.0.0.2}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: s}}\naddressType: IPv4\nendpoints: [{addresses: [10.0.0.2]}]\n---\nkind: List\nitems: [{kind: Namespace, apiVersion: v1, metadata: {name: n}}]\n",
+    "apiVersion: v1\nkind: Service\nmetadata: {name: s, creationTimestamp: 2026-01-01T00:00:00Z}\nspec: {clusterIP: 10.0.0.1, selector: {a: b}, ports: [{name: http, port: 80, targetPort: web}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {a: b}}\nspec: {containers: [{name: c, ports: [{containerPort: 80}]}]}\nstatus: {podIP: 10.0.0.2}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: s}}\naddressType: IPv4\nendpoints: [{addresses: [10.0.0.2]}]\n---\nkind: List\nitems: [{kind: Namespace, apiVersion: v1, metadata: {name: ns}}]\n",
 ];
 
 /// What is put in the place of something.
 const TOKENS: [&str; 22] = [
-    "", " ", "\n", "null", "~", "-1", "99999999999999999999", "1e309", ".nan", "true", "\"\"", "[]", "{}", "[[]]", "*a", "&a x", "---", "!!binary x",
-    "\u{0}", "\u{feff}", "é", "*",
+    "",
+    " ",
+    "\n",
+    "null",
+    "~",
+    "-1",
+    "99999999999999999999",
+    "1e309",
+    ".nan",
+    "true",
+    "\"\"",
+    "[]",
+    "{}",
+    "[[]]",
+    "*a",
+    "&a x",
+    "---",
+    "!!binary x",
+    "\u{0}",
+    "\u{feff}",
+    "é",
+    "*",
 ];
 
 fn mutate(seed: usize, edits: &[(prop::sample::Index, usize, usize)]) -> String {
@@ -38,15 +58,59 @@ fn values() -> impl Strategy<Value = serde_json::Value> {
         "[a-z0-9.*:/-]{0,12}".prop_map(Into::into),
     ];
     let keys = prop::sample::select(vec![
-        "hosts", "http", "route", "destination", "host", "match", "uri", "exact", "regex", "weight", "timeout", "retries", "attempts", "gateways",
-        "exportTo", "rules", "from", "to", "when", "source", "operation", "paths", "ports", "selector", "matchLabels", "mtls", "mode", "portLevelMtls",
-        "servers", "port", "number", "name", "protocol", "endpoints", "address", "addresses", "resolution", "trafficPolicy", "subsets", "tls", "labels",
+        "hosts",
+        "http",
+        "route",
+        "destination",
+        "host",
+        "match",
+        "uri",
+        "exact",
+        "regex",
+        "weight",
+        "timeout",
+        "retries",
+        "attempts",
+        "gateways",
+        "exportTo",
+        "rules",
+        "from",
+        "to",
+        "when",
+        "source",
+        "operation",
+        "paths",
+        "ports",
+        "selector",
+        "matchLabels",
+        "mtls",
+        "mode",
+        "portLevelMtls",
+        "servers",
+        "port",
+        "number",
+        "name",
+        "protocol",
+        "endpoints",
+        "address",
+        "addresses",
+        "resolution",
+        "trafficPolicy",
+        "subsets",
+        "tls",
+        "labels",
     ]);
     leaf.prop_recursive(6, 64, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-            prop::collection::vec((keys.clone(), inner), 0..6)
-                .prop_map(|entries| serde_json::Value::Object(entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())),
+            prop::collection::vec((keys.clone(), inner), 0..6).prop_map(|entries| {
+                serde_json::Value::Object(
+                    entries
+                        .into_iter()
+                        .map(|(k, v)| (k.to_owned(), v))
+                        .collect(),
+                )
+            }),
         ]
     })
 }

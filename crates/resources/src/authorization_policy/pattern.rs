@@ -55,8 +55,12 @@ impl PathPattern {
                 ONE | ANY if any_seen => return Err("{**} must be the last operator"),
                 ONE => {}
                 ANY => any_seen = true,
-                _ if segment.contains(['{', '}']) => return Err("only {*} and {**} as whole segments may have braces"),
-                _ if is_template && segment.contains('*') => return Err("a template may not contain * outside {*} and {**}"),
+                _ if segment.contains(['{', '}']) => {
+                    return Err("only {*} and {**} as whole segments may have braces");
+                }
+                _ if is_template && segment.contains('*') => {
+                    return Err("a template may not contain * outside {*} and {**}");
+                }
                 _ => {}
             }
         }
@@ -87,12 +91,37 @@ mod tests {
 
     #[test]
     fn templates_follow_istios_rules() {
-        for text in ["/{*}", "/{**}", "/a/{*}/b/{**}", "/{**}/path/template", "/{*}/{*}/{**}/x"] {
-            assert_eq!(PathPattern::parse(text), Ok(PathPattern::Template(text.into())), "{text}");
+        for text in [
+            "/{*}",
+            "/{**}",
+            "/a/{*}/b/{**}",
+            "/{**}/path/template",
+            "/{*}/{*}/{**}/x",
+        ] {
+            assert_eq!(
+                PathPattern::parse(text),
+                Ok(PathPattern::Template(text.into())),
+                "{text}"
+            );
         }
-        for text in ["/{**}/{*}", "/{**}/{**}", "/a{*}", "/{*}b", "/{a}", "/{*}/b*", "/*/{*}", "/{***}", "a/{*}", "/x{", "/{**}a"] {
+        for text in [
+            "/{**}/{*}",
+            "/{**}/{**}",
+            "/a{*}",
+            "/{*}b",
+            "/{a}",
+            "/{*}/b*",
+            "/*/{*}",
+            "/{***}",
+            "a/{*}",
+            "/x{",
+            "/{**}a",
+        ] {
             assert!(PathPattern::parse(text).is_err(), "{text}");
         }
-        assert_eq!(PathPattern::parse("/a*"), Ok(PathPattern::Text(Pattern::Prefix("/a".into()))));
+        assert_eq!(
+            PathPattern::parse("/a*"),
+            Ok(PathPattern::Text(Pattern::Prefix("/a".into())))
+        );
     }
 }

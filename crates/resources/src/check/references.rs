@@ -25,14 +25,24 @@ pub fn check(objects: &[Located]) -> Vec<Problem> {
     let index = Index::new(objects);
     let mut problems = Vec::new();
     for located in objects {
-        let mut warn = |field: String, reason: String| problems.push(problem(Severity::Warning, located, field, reason));
+        let mut warn = |field: String, reason: String| {
+            problems.push(problem(Severity::Warning, located, field, reason))
+        };
         match &located.object {
             Object::VirtualService(vs) => index.virtual_service(vs, &mut warn),
             Object::DestinationRule(rule) => index.destination_rule(rule, &mut warn),
-            Object::AuthorizationPolicy(policy) => index.selector(&policy.meta, &policy.selector, &mut warn),
-            Object::PeerAuthentication(policy) => index.selector(&policy.meta, &policy.selector, &mut warn),
+            Object::AuthorizationPolicy(policy) => {
+                index.selector(&policy.meta, &policy.selector, &mut warn)
+            }
+            Object::PeerAuthentication(policy) => {
+                index.selector(&policy.meta, &policy.selector, &mut warn)
+            }
             Object::Service(service) => index.service(service, &mut warn),
-            Object::Pod(_) | Object::EndpointSlice(_) | Object::Namespace(_) | Object::ServiceEntry(_) | Object::Gateway(_) => {}
+            Object::Pod(_)
+            | Object::EndpointSlice(_)
+            | Object::Namespace(_)
+            | Object::ServiceEntry(_)
+            | Object::Gateway(_) => {}
         }
     }
     problems.extend(mesh_wide_twice(objects));
@@ -44,7 +54,9 @@ fn mesh_wide_twice(objects: &[Located]) -> Vec<Problem> {
     let mut first: BTreeMap<&str, &Located> = BTreeMap::new();
     let mut problems = Vec::new();
     for located in objects {
-        let Object::PeerAuthentication(policy) = &located.object else { continue };
+        let Object::PeerAuthentication(policy) = &located.object else {
+            continue;
+        };
         if !policy.selector.is_empty() {
             continue;
         }
@@ -54,7 +66,10 @@ fn mesh_wide_twice(objects: &[Located]) -> Vec<Problem> {
                 Severity::Warning,
                 located,
                 "spec.selector",
-                format!("{} is for the whole namespace too; only the older one counts", other.object.key()),
+                format!(
+                    "{} is for the whole namespace too; only the older one counts",
+                    other.object.key()
+                ),
             )),
         }
     }
@@ -76,11 +91,16 @@ impl<'a> Index<'a> {
         for located in objects {
             match &located.object {
                 Object::Service(service) => {
-                    index.services.insert(service_host(&service.meta.name.name, &service.meta.name.namespace), service);
+                    index.services.insert(
+                        service_host(&service.meta.name.name, &service.meta.name.namespace),
+                        service,
+                    );
                 }
                 Object::ServiceEntry(entry) => index.entries.push(entry),
                 Object::DestinationRule(rule) => index.rules.push(rule),
-                Object::Gateway(gateway) => drop(index.gateways.insert(&gateway.meta.name, gateway)),
+                Object::Gateway(gateway) => {
+                    drop(index.gateways.insert(&gateway.meta.name, gateway))
+                }
                 Object::Pod(pod) => index.pods.push(pod),
                 _ => {}
             }
@@ -93,9 +113,17 @@ impl<'a> Index<'a> {
         if let Some(service) = self.services.get(host) {
             return Some(service.ports.iter().map(|p| p.port).collect());
         }
-        let mut entries = self.entries.iter().filter(|e| e.hosts.iter().any(|h| h.matches(host))).peekable();
+        let mut entries = self
+            .entries
+            .iter()
+            .filter(|e| e.hosts.iter().any(|h| h.matches(host)))
+            .peekable();
         entries.peek()?;
-        Some(entries.flat_map(|e| e.ports.iter().map(|p| p.number)).collect())
+        Some(
+            entries
+                .flat_map(|e| e.ports.iter().map(|p| p.number))
+                .collect(),
+        )
     }
 
     fn virtual_service(&self, vs: &VirtualService, warn: Warn<'_>) {
@@ -105,13 +133,18 @@ impl<'a> Index<'a> {
                     && self.ports(name).is_none()
                     && vs.gateways.len() == 1
                 {
-                    warn(format!("spec.hosts[{nth}]"), format!("no Service or ServiceEntry {name} is here"));
+                    warn(
+                        format!("spec.hosts[{nth}]"),
+                        format!("no Service or ServiceEntry {name} is here"),
+                    );
                 }
             }
         }
         self.gateways(vs, warn);
         for (rule_index, rule) in vs.http.iter().enumerate() {
-            let HttpAction::Forward(forward) = &rule.action else { continue };
+            let HttpAction::Forward(forward) = &rule.action else {
+                continue;
+            };
             for (nth, destination) in forward.destinations.iter().enumerate() {
                 let field = format!("spec.http[{rule_index}].route[{nth}].destination");
                 self.destination(destination, &field, warn);
@@ -121,13 +154,26 @@ impl<'a> Index<'a> {
 
     fn gateways(&self, vs: &VirtualService, warn: Warn<'_>) {
         for (nth, gateway) in vs.gateways.iter().enumerate() {
-            let GatewayRef::Gateway(name) = gateway else { continue };
+            let GatewayRef::Gateway(name) = gateway else {
+                continue;
+            };
             match self.gateways.get(name) {
-                None => warn(format!("spec.gateways[{nth}]"), format!("no Gateway {name} is here")),
+                None => warn(
+                    format!("spec.gateways[{nth}]"),
+                    format!("no Gateway {name} is here"),
+                ),
                 Some(gateway) => {
-                    let served = |host| gateway.servers.iter().any(|s| !s.serves(&vs.meta.name.namespace, host).is_empty());
+                    let served = |host| {
+                        gateway
+                            .servers
+                            .iter()
+                            .any(|s| !s.serves(&vs.meta.name.namespace, host).is_empty())
+                    };
                     if !vs.hosts.iter().any(served) {
-                        warn(format!("spec.gateways[{nth}]"), format!("Gateway {name} serves none of the hosts"));
+                        warn(
+                            format!("spec.gateways[{nth}]"),
+                            format!("Gateway {name} serves none of the hosts"),
+                        );
                     }
                 }
             }
@@ -137,36 +183,78 @@ impl<'a> Index<'a> {
     fn destination(&self, destination: &WeightedDestination, field: &str, warn: Warn<'_>) {
         let host = &destination.host;
         let Some(ports) = self.ports(host) else {
-            warn(format!("{field}.host"), format!("no Service or ServiceEntry {host} is here"));
+            warn(
+                format!("{field}.host"),
+                format!("no Service or ServiceEntry {host} is here"),
+            );
             return;
         };
         if let Some(port) = destination.port.filter(|port| !ports.contains(port)) {
-            warn(format!("{field}.port.number"), format!("{host} has no port {port}"));
+            warn(
+                format!("{field}.port.number"),
+                format!("{host} has no port {port}"),
+            );
         }
-        let Some(subset) = &destination.subset else { return };
+        let Some(subset) = &destination.subset else {
+            return;
+        };
         let rules = self.rules.iter().filter(|rule| rule.host.matches(host));
         if !rules.clone().any(|rule| rule.subset(subset).is_some()) {
-            let mut known: Vec<_> = rules.flat_map(|rule| rule.subsets.iter().map(|s| s.name.as_str())).collect();
+            let mut known: Vec<_> = rules
+                .flat_map(|rule| rule.subsets.iter().map(|s| s.name.as_str()))
+                .collect();
             known.sort_unstable();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            warn(format!("{field}.subset"), format!("no DestinationRule defines the subset {subset} of {host} (defined: {known})"));
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
+            warn(
+                format!("{field}.subset"),
+                format!(
+                    "no DestinationRule defines the subset {subset} of {host} (defined: {known})"
+                ),
+            );
         }
     }
 
     fn destination_rule(&self, rule: &DestinationRule, warn: Warn<'_>) {
-        let Host::Exact(host) = &rule.host else { return };
+        let Host::Exact(host) = &rule.host else {
+            return;
+        };
         let Some(ports) = self.ports(host) else {
-            warn("spec.host".to_owned(), format!("no Service or ServiceEntry {host} is here"));
+            warn(
+                "spec.host".to_owned(),
+                format!("no Service or ServiceEntry {host} is here"),
+            );
             return;
         };
         if let Some(port) = rule.policy.ports.keys().find(|port| !ports.contains(port)) {
-            warn("spec.trafficPolicy.portLevelSettings".to_owned(), format!("{host} has no port {port}"));
+            warn(
+                "spec.trafficPolicy.portLevelSettings".to_owned(),
+                format!("{host} has no port {port}"),
+            );
         }
-        let Some((service, selector)) = self.services.get(host).and_then(|s| Some((s, s.selector.as_ref()?))) else { return };
-        let pods: Vec<_> = self.pods_of(&service.meta.name.namespace, selector).collect();
+        let Some((service, selector)) = self
+            .services
+            .get(host)
+            .and_then(|s| Some((s, s.selector.as_ref()?)))
+        else {
+            return;
+        };
+        let pods: Vec<_> = self
+            .pods_of(&service.meta.name.namespace, selector)
+            .collect();
         for (nth, subset) in rule.subsets.iter().enumerate() {
-            if !pods.is_empty() && !pods.iter().any(|pod| selects(&subset.labels, &pod.meta.labels)) {
-                warn(format!("spec.subsets[{nth}].labels"), format!("no Pod of {host} has these labels"));
+            if !pods.is_empty()
+                && !pods
+                    .iter()
+                    .any(|pod| selects(&subset.labels, &pod.meta.labels))
+            {
+                warn(
+                    format!("spec.subsets[{nth}].labels"),
+                    format!("no Pod of {host} has these labels"),
+                );
             }
         }
     }
@@ -174,9 +262,15 @@ impl<'a> Index<'a> {
     /// Only where Pods are given at all: on Kubernetes they are not among one's files.
     fn selector(&self, meta: &Metadata, selector: &BTreeMap<String, String>, warn: Warn<'_>) {
         let namespace = &meta.name.namespace;
-        let any = self.pods.iter().any(|pod| pod.meta.name.namespace == *namespace);
+        let any = self
+            .pods
+            .iter()
+            .any(|pod| pod.meta.name.namespace == *namespace);
         if any && !selector.is_empty() && self.pods_of(namespace, selector).next().is_none() {
-            warn("spec.selector.matchLabels".to_owned(), format!("selects no Pod of namespace {namespace}"));
+            warn(
+                "spec.selector.matchLabels".to_owned(),
+                format!("selects no Pod of namespace {namespace}"),
+            );
         }
     }
 
@@ -189,22 +283,46 @@ impl<'a> Index<'a> {
         }
     }
 
-    fn selector_of_service(&self, service: &Service, selector: &BTreeMap<String, String>, warn: Warn<'_>) {
+    fn selector_of_service(
+        &self,
+        service: &Service,
+        selector: &BTreeMap<String, String>,
+        warn: Warn<'_>,
+    ) {
         let namespace = &service.meta.name.namespace;
-        let any = self.pods.iter().any(|pod| pod.meta.name.namespace == *namespace);
+        let any = self
+            .pods
+            .iter()
+            .any(|pod| pod.meta.name.namespace == *namespace);
         let pods: Vec<_> = self.pods_of(namespace, selector).collect();
         if any && pods.is_empty() {
-            warn("spec.selector".to_owned(), format!("selects no Pod of namespace {namespace}"));
+            warn(
+                "spec.selector".to_owned(),
+                format!("selects no Pod of namespace {namespace}"),
+            );
         }
         for (nth, port) in service.ports.iter().enumerate() {
-            if !pods.is_empty() && !pods.iter().any(|pod| pod.resolve_port(&port.target, port.transport).is_some()) {
-                warn(format!("spec.ports[{nth}].targetPort"), "no selected Pod has a port of this name".to_owned());
+            if !pods.is_empty()
+                && !pods
+                    .iter()
+                    .any(|pod| pod.resolve_port(&port.target, port.transport).is_some())
+            {
+                warn(
+                    format!("spec.ports[{nth}].targetPort"),
+                    "no selected Pod has a port of this name".to_owned(),
+                );
             }
         }
     }
 
-    fn pods_of<'i>(&'i self, namespace: &'i str, selector: &'i BTreeMap<String, String>) -> impl Iterator<Item = &'a Pod> + 'i {
-        let chosen = move |pod: &&&'a Pod| pod.meta.name.namespace == namespace && selects(selector, &pod.meta.labels);
+    fn pods_of<'i>(
+        &'i self,
+        namespace: &'i str,
+        selector: &'i BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Pod> + 'i {
+        let chosen = move |pod: &&&'a Pod| {
+            pod.meta.name.namespace == namespace && selects(selector, &pod.meta.labels)
+        };
         self.pods.iter().filter(chosen).copied()
     }
 }

@@ -46,17 +46,35 @@ pub struct SliceEndpoint {
 /// Reads an EndpointSlice. Slices of names (`addressType: FQDN`) have no endpoints for the mesh.
 pub(crate) fn read(root: &Fields<'_>, meta: Metadata) -> Option<EndpointSlice> {
     let Some(service) = meta.label(SERVICE_NAME_LABEL).map(str::to_owned) else {
-        root.error_at("metadata.labels", &format!("has no {SERVICE_NAME_LABEL}"), "name the Service there");
+        root.error_at(
+            "metadata.labels",
+            &format!("has no {SERVICE_NAME_LABEL}"),
+            "name the Service there",
+        );
         return None;
     };
     let kind = root.require("addressType")?;
     let is_fqdn = kind.choice(&[("IPv4", false), ("IPv6", false), ("FQDN", true)])?;
-    let ports = root.get("ports").iter().flat_map(Value::list).filter_map(|v| read_port(&v)).collect();
+    let ports = root
+        .get("ports")
+        .iter()
+        .flat_map(Value::list)
+        .filter_map(|v| read_port(&v))
+        .collect();
     let endpoints = match root.get("endpoints") {
-        Some(list) if !is_fqdn => list.list().iter().filter_map(|v| read_endpoint(v, &meta)).collect(),
+        Some(list) if !is_fqdn => list
+            .list()
+            .iter()
+            .filter_map(|v| read_endpoint(v, &meta))
+            .collect(),
         _ => Vec::new(),
     };
-    Some(EndpointSlice { meta, service, ports, endpoints })
+    Some(EndpointSlice {
+        meta,
+        service,
+        ports,
+        endpoints,
+    })
 }
 
 /// A port without a number is "all ports" to Kubernetes and of no use here.
@@ -73,18 +91,38 @@ fn read_port(value: &Value<'_>) -> Option<EndpointPort> {
 
 fn read_endpoint(value: &Value<'_>, meta: &Metadata) -> Option<SliceEndpoint> {
     let endpoint = value.fields()?;
-    let addresses: Vec<_> = endpoint.require("addresses")?.list().iter().filter_map(read_ip).collect();
+    let addresses: Vec<_> = endpoint
+        .require("addresses")?
+        .list()
+        .iter()
+        .filter_map(read_ip)
+        .collect();
     if addresses.is_empty() {
-        endpoint.error_at("addresses", "is empty", "an endpoint has at least one address");
+        endpoint.error_at(
+            "addresses",
+            "is empty",
+            "an endpoint has at least one address",
+        );
         return None;
     }
     let conditions = endpoint.get("conditions").and_then(|v| v.fields());
-    let condition = |name| conditions.as_ref().and_then(|c| c.get(name)).and_then(|v| v.boolean());
+    let condition = |name| {
+        conditions
+            .as_ref()
+            .and_then(|c| c.get(name))
+            .and_then(|v| v.boolean())
+    };
     let ready = condition("ready").unwrap_or(true);
-    let pod = endpoint.get("targetRef").filter(|r| r.node.get("kind").and_then(Node::as_str) == Some("Pod")).and_then(|r| {
-        let text = |name| r.node.get(name).and_then(Node::as_str);
-        Some(NamespacedName::new(text("namespace").unwrap_or(&meta.name.namespace), text("name")?))
-    });
+    let pod = endpoint
+        .get("targetRef")
+        .filter(|r| r.node.get("kind").and_then(Node::as_str) == Some("Pod"))
+        .and_then(|r| {
+            let text = |name| r.node.get(name).and_then(Node::as_str);
+            Some(NamespacedName::new(
+                text("namespace").unwrap_or(&meta.name.namespace),
+                text("name")?,
+            ))
+        });
     let text = |name| endpoint.get(name).and_then(|v| v.text().map(str::to_owned));
     Some(SliceEndpoint {
         addresses,

@@ -91,7 +91,10 @@ pub(crate) fn read(root: &Fields<'_>, meta: Metadata) -> Option<Pod> {
         meta,
         service_account: service_account.unwrap_or_else(|| "default".to_owned()),
         node: text("nodeName"),
-        host_network: spec.get("hostNetwork").and_then(|v| v.boolean()).unwrap_or(false),
+        host_network: spec
+            .get("hostNetwork")
+            .and_then(|v| v.boolean())
+            .unwrap_or(false),
         containers,
         phase,
         ips,
@@ -115,10 +118,22 @@ fn read_status(status: &Fields<'_>) -> (Phase, Vec<IpAddr>, bool) {
         .filter_map(|v| read_ip(&v))
         .collect();
     if ips.is_empty() {
-        ips.extend(status.get("podIP").filter(|v| v.node.as_str() != Some("")).as_ref().and_then(read_ip));
+        ips.extend(
+            status
+                .get("podIP")
+                .filter(|v| v.node.as_str() != Some(""))
+                .as_ref()
+                .and_then(read_ip),
+        );
     }
-    let conditions: Vec<_> = status.get("conditions").iter().flat_map(Value::list).collect();
-    let is = |condition: &Node, name: &str, value: &str| condition.get(name).and_then(Node::as_str) == Some(value);
+    let conditions: Vec<_> = status
+        .get("conditions")
+        .iter()
+        .flat_map(Value::list)
+        .collect();
+    let is = |condition: &Node, name: &str, value: &str| {
+        condition.get(name).and_then(Node::as_str) == Some(value)
+    };
     let ready = match conditions.iter().find(|c| is(c.node, "type", "Ready")) {
         Some(condition) => is(condition.node, "status", "True"),
         None => phase == Phase::Running && !ips.is_empty(),
@@ -132,21 +147,42 @@ fn read_container(value: &Value<'_>) -> Option<Container> {
     let ports = ports.iter().filter_map(|v| {
         let port = v.fields()?;
         Some(ContainerPort {
-            name: port.get("name").and_then(|v| v.string().map(str::to_owned)).unwrap_or_default(),
+            name: port
+                .get("name")
+                .and_then(|v| v.string().map(str::to_owned))
+                .unwrap_or_default(),
             port: port.require("containerPort")?.port()?,
             transport: read_transport(&port),
         })
     });
     Some(Container {
-        name: container.get("name").and_then(|v| v.string().map(str::to_owned)).unwrap_or_default(),
+        name: container
+            .get("name")
+            .and_then(|v| v.string().map(str::to_owned))
+            .unwrap_or_default(),
         ports: ports.collect(),
     })
 }
 
 fn controller(root: &Fields<'_>) -> Option<(String, String)> {
-    let owners = root.get("metadata")?.fields()?.get("ownerReferences")?.list();
-    let controls = |owner: &&Value<'_>| owner.node.get("controller").is_some_and(|n| n.tree == crate::node::Tree::Bool(true));
+    let owners = root
+        .get("metadata")?
+        .fields()?
+        .get("ownerReferences")?
+        .list();
+    let controls = |owner: &&Value<'_>| {
+        owner
+            .node
+            .get("controller")
+            .is_some_and(|n| n.tree == crate::node::Tree::Bool(true))
+    };
     let owner = owners.iter().find(controls)?;
-    let text = |name| owner.node.get(name).and_then(Node::as_str).map(str::to_owned);
+    let text = |name| {
+        owner
+            .node
+            .get(name)
+            .and_then(Node::as_str)
+            .map(str::to_owned)
+    };
     Some((text("kind")?, text("name")?))
 }

@@ -66,38 +66,74 @@ pub enum Transport {
 pub(crate) fn read(root: &Fields<'_>, meta: Metadata) -> Option<Service> {
     let spec = root.require("spec")?.fields()?;
     let kind = match spec.get("type").and_then(|v| v.string()) {
-        Some("ExternalName") => ServiceKind::ExternalName(spec.require("externalName")?.text()?.to_ascii_lowercase()),
+        Some("ExternalName") => {
+            ServiceKind::ExternalName(spec.require("externalName")?.text()?.to_ascii_lowercase())
+        }
         None | Some("ClusterIP" | "NodePort" | "LoadBalancer") => addresses(&spec),
         Some(_) => {
-            spec.error_at("type", "unknown value", "write ClusterIP, NodePort, LoadBalancer or ExternalName");
+            spec.error_at(
+                "type",
+                "unknown value",
+                "write ClusterIP, NodePort, LoadBalancer or ExternalName",
+            );
             return None;
         }
     };
-    let ports: Vec<_> = spec.get("ports").iter().flat_map(Value::list).filter_map(|v| read_port(&v)).collect();
+    let ports: Vec<_> = spec
+        .get("ports")
+        .iter()
+        .flat_map(Value::list)
+        .filter_map(|v| read_port(&v))
+        .collect();
     let unnamed = ports.iter().filter(|p| p.name.is_empty()).count();
     if unnamed > 0 && ports.len() > 1 {
         spec.error_at("ports", "with several ports each needs a name", "");
     }
     for (index, port) in ports.iter().enumerate() {
-        if ports[..index].iter().any(|p| p.port == port.port && p.transport == port.transport) {
+        if ports[..index]
+            .iter()
+            .any(|p| p.port == port.port && p.transport == port.transport)
+        {
             spec.error_at("ports", &format!("port {} is given twice", port.port), "");
         }
     }
-    let selector = spec.get("selector").map(|v| v.string_map()).filter(|labels| !labels.is_empty());
-    let publish_not_ready = spec.get("publishNotReadyAddresses").and_then(|v| v.boolean()).unwrap_or(false);
-    Some(Service { meta, kind, selector, ports, publish_not_ready })
+    let selector = spec
+        .get("selector")
+        .map(|v| v.string_map())
+        .filter(|labels| !labels.is_empty());
+    let publish_not_ready = spec
+        .get("publishNotReadyAddresses")
+        .and_then(|v| v.boolean())
+        .unwrap_or(false);
+    Some(Service {
+        meta,
+        kind,
+        selector,
+        ports,
+        publish_not_ready,
+    })
 }
 
 /// `clusterIPs`, else `clusterIP`.
 fn addresses(spec: &Fields<'_>) -> ServiceKind {
-    let given = match spec.get("clusterIPs").map(|v| v.list()).filter(|list| !list.is_empty()) {
+    let given = match spec
+        .get("clusterIPs")
+        .map(|v| v.list())
+        .filter(|list| !list.is_empty())
+    {
         Some(list) => list,
         None => spec.get("clusterIP").into_iter().collect(),
     };
     if given.iter().any(|v| v.node.as_str() == Some("None")) {
         return ServiceKind::Headless;
     }
-    ServiceKind::ClusterIp(given.iter().filter(|v| v.node.as_str() != Some("")).filter_map(read_ip).collect())
+    ServiceKind::ClusterIp(
+        given
+            .iter()
+            .filter(|v| v.node.as_str() != Some(""))
+            .filter_map(read_ip)
+            .collect(),
+    )
 }
 
 /// An IP address.
@@ -113,7 +149,13 @@ pub(super) fn read_ip(value: &Value<'_>) -> Option<IpAddr> {
 /// `protocol` of a port: TCP unless it says otherwise.
 pub(super) fn read_transport(port: &Fields<'_>) -> Transport {
     port.get("protocol")
-        .and_then(|v| v.choice(&[("TCP", Transport::Tcp), ("UDP", Transport::Udp), ("SCTP", Transport::Sctp)]))
+        .and_then(|v| {
+            v.choice(&[
+                ("TCP", Transport::Tcp),
+                ("UDP", Transport::Udp),
+                ("SCTP", Transport::Sctp),
+            ])
+        })
         .unwrap_or_default()
 }
 
@@ -124,12 +166,19 @@ fn read_port(value: &Value<'_>) -> Option<ServicePort> {
     let target = match port.get("targetPort") {
         None => TargetPort::Number(number),
         Some(v) => match v.node.as_str() {
-            Some(name) if !name.bytes().all(|b| b.is_ascii_digit()) => TargetPort::Name(name.to_owned()),
+            Some(name) if !name.bytes().all(|b| b.is_ascii_digit()) => {
+                TargetPort::Name(name.to_owned())
+            }
             // Kubernetes takes numbers only unquoted, but a quoted one is what people mean.
-            Some(digits) => TargetPort::Number(digits.parse().ok().filter(|p| *p > 0).or_else(|| {
-                v.error(format!("{digits:?} is not a port"), "write 1 to 65535 or a port's name");
-                None
-            })?),
+            Some(digits) => {
+                TargetPort::Number(digits.parse().ok().filter(|p| *p > 0).or_else(|| {
+                    v.error(
+                        format!("{digits:?} is not a port"),
+                        "write 1 to 65535 or a port's name",
+                    );
+                    None
+                })?)
+            }
             None => TargetPort::Number(v.port()?),
         },
     };

@@ -36,7 +36,11 @@ impl PolicySettings {
     /// where they are not set (Istio's `mergeTrafficPolicy`).
     pub fn over(&self, base: &PolicySettings, whole: bool) -> PolicySettings {
         fn pick<T: Clone>(own: &Option<T>, base: &Option<T>, whole: bool) -> Option<T> {
-            if own.is_some() || whole { own.clone() } else { base.clone() }
+            if own.is_some() || whole {
+                own.clone()
+            } else {
+                base.clone()
+            }
         }
         PolicySettings {
             load_balancer: pick(&self.load_balancer, &base.load_balancer, whole),

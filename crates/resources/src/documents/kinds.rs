@@ -16,7 +16,8 @@ pub enum Reading {
     Skip,
 }
 
-const NETWORKING: &str = "networking.istio.io/v1, networking.istio.io/v1beta1 or networking.istio.io/v1alpha3";
+const NETWORKING: &str =
+    "networking.istio.io/v1, networking.istio.io/v1beta1 or networking.istio.io/v1alpha3";
 const SECURITY: &str = "security.istio.io/v1 or security.istio.io/v1beta1";
 
 pub fn reading(api_version: &str, kind: &str) -> Reading {
@@ -34,7 +35,9 @@ pub fn reading(api_version: &str, kind: &str) -> Reading {
                 "DestinationRule" => Kind::DestinationRule,
                 "ServiceEntry" => Kind::ServiceEntry,
                 "Gateway" => Kind::Gateway,
-                "EnvoyFilter" | "ProxyConfig" | "Sidecar" | "WorkloadEntry" | "WorkloadGroup" => return Reading::NotHonoured,
+                "EnvoyFilter" | "ProxyConfig" | "Sidecar" | "WorkloadEntry" | "WorkloadGroup" => {
+                    return Reading::NotHonoured;
+                }
                 _ => return Reading::UnknownKind,
             };
             versioned(known, version, &["v1", "v1beta1", "v1alpha3"], NETWORKING)
@@ -53,7 +56,9 @@ pub fn reading(api_version: &str, kind: &str) -> Reading {
             _ => Reading::UnknownKind,
         },
         // Routes that their author expects to take effect; silence would be worse than a refusal.
-        "gateway.networking.k8s.io" | "gateway.networking.x-k8s.io" | "tasuki.dev" => Reading::NotHonoured,
+        "gateway.networking.k8s.io" | "gateway.networking.x-k8s.io" | "tasuki.dev" => {
+            Reading::NotHonoured
+        }
         _ => Reading::Skip,
     }
 }
@@ -69,5 +74,9 @@ fn core(version: &str, kind: &str) -> Reading {
 }
 
 fn versioned(kind: Kind, version: &str, versions: &[&str], written: &'static str) -> Reading {
-    if versions.contains(&version) { Reading::Read(kind) } else { Reading::UnknownVersion(written) }
+    if versions.contains(&version) {
+        Reading::Read(kind)
+    } else {
+        Reading::UnknownVersion(written)
+    }
 }

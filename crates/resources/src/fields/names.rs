@@ -27,7 +27,9 @@ fn is_host_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     !bytes.is_empty()
         && bytes.len() <= 63
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         && bytes[0] != b'-'
         && bytes[bytes.len() - 1] != b'-'
 }
@@ -40,9 +42,13 @@ pub fn host(value: &Value<'_>, namespace: Option<&str>) -> Option<Host> {
     let name = match lower.strip_prefix('*') {
         Some(suffix) => {
             let rest = suffix.strip_prefix(['.', '-']).unwrap_or(suffix);
-            let well_formed = suffix.is_empty() || (rest.split('.').all(is_host_label) && lower.len() <= 255);
+            let well_formed =
+                suffix.is_empty() || (rest.split('.').all(is_host_label) && lower.len() <= 255);
             if !well_formed {
-                value.error(format!("{text:?} is not a host"), "write a name, *.suffix or *");
+                value.error(
+                    format!("{text:?} is not a host"),
+                    "write a name, *.suffix or *",
+                );
                 return None;
             }
             return Some(Host::Suffix(suffix.to_owned()));
@@ -53,7 +59,11 @@ pub fn host(value: &Value<'_>, namespace: Option<&str>) -> Option<Host> {
         return Some(Host::Exact(name));
     }
     if name.len() > 255 || !name.split('.').all(is_host_label) {
-        let expected = if name.contains(':') { "leave out scheme and port" } else { "write a DNS name, an IP address or *.suffix" };
+        let expected = if name.contains(':') {
+            "leave out scheme and port"
+        } else {
+            "write a DNS name, an IP address or *.suffix"
+        };
         value.error(format!("{text:?} is not a host"), expected);
         return None;
     }
@@ -81,7 +91,10 @@ pub fn port_name(value: &Value<'_>) -> Option<String> {
         && !text.starts_with('-')
         && !text.ends_with('-');
     if !well_formed {
-        value.error(format!("{text:?} is not a port name"), "write letters, digits and dashes");
+        value.error(
+            format!("{text:?} is not a port name"),
+            "write letters, digits and dashes",
+        );
         return None;
     }
     Some(text.to_owned())
@@ -94,9 +107,15 @@ pub fn label_map(value: &Value<'_>) -> BTreeMap<String, String> {
         if name.is_empty() {
             value.error("a label's name is empty", "");
         } else if name.contains('*') || content.contains('*') {
-            value.error(format!("{name}: wildcard is not supported in selector"), "write the label's value in full");
+            value.error(
+                format!("{name}: wildcard is not supported in selector"),
+                "write the label's value in full",
+            );
         } else if content.len() > 63 {
-            value.error(format!("{name}: a label's value has at most 63 characters"), "");
+            value.error(
+                format!("{name}: a label's value has at most 63 characters"),
+                "",
+            );
         }
     }
     labels
@@ -117,5 +136,8 @@ pub fn regex_problem(pattern: &str) -> Option<String> {
     let text = error.to_string();
     // The crate draws the pattern over several lines; its last line is the reason.
     let reason = text.lines().last().unwrap_or_default();
-    Some(format!("not a valid RE2 regex: {}", reason.strip_prefix("error: ").unwrap_or(reason)))
+    Some(format!(
+        "not a valid RE2 regex: {}",
+        reason.strip_prefix("error: ").unwrap_or(reason)
+    ))
 }

@@ -76,15 +76,26 @@ pub struct DirectResponse {
 
 /// `route`, `redirect` or `directResponse` of a rule; `None` after a report.
 pub(super) fn read(rule: &Fields<'_>) -> Option<HttpAction> {
-    let (route, redirect, direct) = (rule.get("route"), rule.get("redirect"), rule.get("directResponse"));
+    let (route, redirect, direct) = (
+        rule.get("route"),
+        rule.get("redirect"),
+        rule.get("directResponse"),
+    );
     let rewrite = rule.get("rewrite");
-    let set: Vec<_> = [("route", &route), ("redirect", &redirect), ("directResponse", &direct)]
-        .into_iter()
-        .filter(|(_, value)| value.is_some())
-        .map(|(name, _)| name)
-        .collect();
+    let set: Vec<_> = [
+        ("route", &route),
+        ("redirect", &redirect),
+        ("directResponse", &direct),
+    ]
+    .into_iter()
+    .filter(|(_, value)| value.is_some())
+    .map(|(name, _)| name)
+    .collect();
     if set.len() > 1 {
-        rule.value.error(format!("has both {} and {}", set[0], set[1]), "one rule does one of these");
+        rule.value.error(
+            format!("has both {} and {}", set[0], set[1]),
+            "one rule does one of these",
+        );
     }
     if let Some(rewrite) = rewrite.as_ref().filter(|_| route.is_none()) {
         rewrite.error("is for rules with a route only", "");
@@ -93,13 +104,19 @@ pub(super) fn read(rule: &Fields<'_>) -> Option<HttpAction> {
     match (route, redirect, direct) {
         (Some(route), ..) => {
             let destinations = read_route(&route);
-            (!destinations.is_empty()).then_some(HttpAction::Forward(Forward { destinations, rewrite }))
+            (!destinations.is_empty()).then_some(HttpAction::Forward(Forward {
+                destinations,
+                rewrite,
+            }))
         }
         (None, Some(redirect), _) => read_redirect(&redirect).map(HttpAction::Redirect),
         (None, None, Some(direct)) => read_direct(&direct).map(HttpAction::Direct),
         (None, None, None) if rule.has("delegate") => None,
         (None, None, None) => {
-            rule.value.error("has no route, redirect or directResponse", "say what becomes of the request");
+            rule.value.error(
+                "has no route, redirect or directResponse",
+                "say what becomes of the request",
+            );
             None
         }
     }
@@ -113,7 +130,10 @@ fn read_route(value: &Value<'_>) -> Vec<WeightedDestination> {
     let destinations: Vec<_> = items.iter().filter_map(read_weighted).collect();
     let total: u64 = destinations.iter().map(|d| u64::from(d.weight)).sum();
     if destinations.len() == items.len() && items.len() > 1 && total == 0 {
-        value.error("total destination weight = 0", "give weights, usually ones that add up to 100");
+        value.error(
+            "total destination weight = 0",
+            "give weights, usually ones that add up to 100",
+        );
     }
     if total > u64::from(u32::MAX) {
         value.error("the weights add up to more than 4294967295", "");
@@ -124,29 +144,49 @@ fn read_route(value: &Value<'_>) -> Vec<WeightedDestination> {
 fn read_weighted(value: &Value<'_>) -> Option<WeightedDestination> {
     let fields = value.fields()?;
     let weight = fields.get("weight").map(|v| v.i32_positive());
-    let headers = fields.get("headers").map(|v| headers::read(&v)).unwrap_or_default();
-    let destination = fields.require("destination").and_then(|v| read_destination(&v));
+    let headers = fields
+        .get("headers")
+        .map(|v| headers::read(&v))
+        .unwrap_or_default();
+    let destination = fields
+        .require("destination")
+        .and_then(|v| read_destination(&v));
     fields.finish();
     let (host, subset, port) = destination?;
-    Some(WeightedDestination { host, subset, port, weight: weight.flatten().unwrap_or(0), headers })
+    Some(WeightedDestination {
+        host,
+        subset,
+        port,
+        weight: weight.flatten().unwrap_or(0),
+        headers,
+    })
 }
 
 fn read_destination(value: &Value<'_>) -> Option<(String, Option<String>, Option<u16>)> {
     let fields = value.fields()?;
-    let target = fields.require("host").and_then(|v| match host(&v, Some(&value.report.namespace))? {
-        Host::Exact(name) => Some(name),
-        Host::Suffix(_) => {
-            v.error("a destination cannot be a wildcard", "name one host");
-            None
-        }
-    });
-    let subset = fields.get("subset").filter(|v| v.node.as_str() != Some("")).and_then(|v| {
-        let text = v.text()?;
-        if !is_dns_label(text) {
-            v.error(format!("{text:?} is not a subset name"), "write lower-case letters, digits and dashes");
-        }
-        Some(text.to_owned())
-    });
+    let target =
+        fields
+            .require("host")
+            .and_then(|v| match host(&v, Some(&value.report.namespace))? {
+                Host::Exact(name) => Some(name),
+                Host::Suffix(_) => {
+                    v.error("a destination cannot be a wildcard", "name one host");
+                    None
+                }
+            });
+    let subset = fields
+        .get("subset")
+        .filter(|v| v.node.as_str() != Some(""))
+        .and_then(|v| {
+            let text = v.text()?;
+            if !is_dns_label(text) {
+                v.error(
+                    format!("{text:?} is not a subset name"),
+                    "write lower-case letters, digits and dashes",
+                );
+            }
+            Some(text.to_owned())
+        });
     let port = fields.get("port").and_then(|v| {
         let port = v.fields()?;
         let number = port.require("number").and_then(|v| v.port());
@@ -158,7 +198,9 @@ fn read_destination(value: &Value<'_>) -> Option<(String, Option<String>, Option
 }
 
 fn read_rewrite(value: &Value<'_>) -> Rewrite {
-    let Some(fields) = value.fields() else { return Rewrite::default() };
+    let Some(fields) = value.fields() else {
+        return Rewrite::default();
+    };
     fields.not_honoured(&["uriRegexRewrite"]);
     if fields.count(&["uri", "authority", "uriRegexRewrite"]) == 0 {
         value.error("must say uri or authority", "");
@@ -175,7 +217,10 @@ fn read_rewrite(value: &Value<'_>) -> Rewrite {
 fn path(value: &Value<'_>) -> Option<String> {
     let text = value.text()?;
     if text.bytes().any(|b| b <= b' ' || b == 0x7f) {
-        value.error("has a space or a control character", "write it percent-encoded");
+        value.error(
+            "has a space or a control character",
+            "write it percent-encoded",
+        );
         return None;
     }
     Some(text.to_owned())
@@ -193,23 +238,44 @@ fn authority(value: &Value<'_>) -> Option<String> {
 fn read_redirect(value: &Value<'_>) -> Option<Redirect> {
     let fields = value.fields()?;
     if fields.count(&["uri", "prefixRewrite"]) > 1 {
-        value.error("has both uri and prefixRewrite", "one redirect does one of these");
+        value.error(
+            "has both uri and prefixRewrite",
+            "one redirect does one of these",
+        );
     }
     if fields.count(&["port", "derivePort"]) > 1 {
-        value.error("has both port and derivePort", "one redirect does one of these");
+        value.error(
+            "has both port and derivePort",
+            "one redirect does one of these",
+        );
     }
-    let full = fields.get("uri").and_then(|v| path(&v)).map(RedirectPath::Full);
-    let prefix = fields.get("prefixRewrite").and_then(|v| path(&v)).map(RedirectPath::Prefix);
+    let full = fields
+        .get("uri")
+        .and_then(|v| path(&v))
+        .map(RedirectPath::Full);
+    let prefix = fields
+        .get("prefixRewrite")
+        .and_then(|v| path(&v))
+        .map(RedirectPath::Prefix);
     let derived = fields.get("derivePort").and_then(|v| {
-        v.choice(&[("FROM_PROTOCOL_DEFAULT", RedirectPort::FromScheme), ("FROM_REQUEST_PORT", RedirectPort::FromRequest)])
+        v.choice(&[
+            ("FROM_PROTOCOL_DEFAULT", RedirectPort::FromScheme),
+            ("FROM_REQUEST_PORT", RedirectPort::FromRequest),
+        ])
     });
-    let number = fields.get("port").and_then(|v| v.port()).map(RedirectPort::Number);
+    let number = fields
+        .get("port")
+        .and_then(|v| v.port())
+        .map(RedirectPort::Number);
     let codes = [301, 302, 303, 307, 308];
     let status = fields.get("redirectCode").and_then(|v| {
         let code = v.u32()?;
         let known = codes.into_iter().find(|c| u32::from(*c) == code);
         if known.is_none() {
-            v.error(format!("{code} does not redirect"), "write 301, 302, 303, 307 or 308");
+            v.error(
+                format!("{code} does not redirect"),
+                "write 301, 302, 303, 307 or 308",
+            );
         }
         known
     });
@@ -222,7 +288,13 @@ fn read_redirect(value: &Value<'_>) -> Option<Redirect> {
     });
     let authority = fields.get("authority").and_then(|v| authority(&v));
     fields.finish();
-    let redirect = Redirect { scheme, authority, port: number.or(derived), path: full.or(prefix), status: status.unwrap_or(301) };
+    let redirect = Redirect {
+        scheme,
+        authority,
+        port: number.or(derived),
+        path: full.or(prefix),
+        status: status.unwrap_or(301),
+    };
     Some(redirect)
 }
 
@@ -231,20 +303,35 @@ const MAX_BODY: usize = 1 << 20;
 
 fn read_direct(value: &Value<'_>) -> Option<DirectResponse> {
     let fields = value.fields()?;
-    let status = fields.require("status").and_then(|v| v.integer(200, 599)).and_then(|n| u16::try_from(n).ok());
-    let body = fields.get("body").map(|v| read_body(&v)).unwrap_or_default();
+    let status = fields
+        .require("status")
+        .and_then(|v| v.integer(200, 599))
+        .and_then(|n| u16::try_from(n).ok());
+    let body = fields
+        .get("body")
+        .map(|v| read_body(&v))
+        .unwrap_or_default();
     fields.finish();
-    Some(DirectResponse { status: status?, body })
+    Some(DirectResponse {
+        status: status?,
+        body,
+    })
 }
 
 fn read_body(value: &Value<'_>) -> Vec<u8> {
-    let Some(fields) = value.fields() else { return Vec::new() };
+    let Some(fields) = value.fields() else {
+        return Vec::new();
+    };
     if fields.count(&["string", "bytes"]) > 1 {
         value.error("has both string and bytes", "");
     }
-    let text = fields.get("string").and_then(|v| v.string().map(|s| s.as_bytes().to_vec()));
+    let text = fields
+        .get("string")
+        .and_then(|v| v.string().map(|s| s.as_bytes().to_vec()));
     let bytes = fields.get("bytes").and_then(|v| {
-        let decoded = base64::engine::general_purpose::STANDARD.decode(v.string()?).ok();
+        let decoded = base64::engine::general_purpose::STANDARD
+            .decode(v.string()?)
+            .ok();
         if decoded.is_none() {
             v.error("is not base64", "");
         }

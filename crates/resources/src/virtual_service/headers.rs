@@ -25,17 +25,27 @@ impl HeaderOperations {
 }
 
 pub(super) fn read(value: &Value<'_>) -> Headers {
-    let Some(fields) = value.fields() else { return Headers::default() };
+    let Some(fields) = value.fields() else {
+        return Headers::default();
+    };
     let headers = Headers {
-        request: fields.get("request").map(|v| read_operations(&v, true)).unwrap_or_default(),
-        response: fields.get("response").map(|v| read_operations(&v, false)).unwrap_or_default(),
+        request: fields
+            .get("request")
+            .map(|v| read_operations(&v, true))
+            .unwrap_or_default(),
+        response: fields
+            .get("response")
+            .map(|v| read_operations(&v, false))
+            .unwrap_or_default(),
     };
     fields.finish();
     headers
 }
 
 fn read_operations(value: &Value<'_>, request: bool) -> HeaderOperations {
-    let Some(fields) = value.fields() else { return HeaderOperations::default() };
+    let Some(fields) = value.fields() else {
+        return HeaderOperations::default();
+    };
     let pairs = |name: &'static str, authority: bool| {
         let entries = fields.get(name).map(|v| v.entries()).unwrap_or_default();
         let pair = |(name, value): &(&str, Value<'_>)| read_pair(name, value, authority);
@@ -75,7 +85,10 @@ fn read_pair(name: &str, value: &Value<'_>, authority: bool) -> Option<(String, 
         return None;
     }
     if is_authority && !authority {
-        value.error(format!("{name} can only be set, and only in requests"), "use request.set or rewrite.authority");
+        value.error(
+            format!("{name} can only be set, and only in requests"),
+            "use request.set or rewrite.authority",
+        );
         return None;
     }
     if is_authority {

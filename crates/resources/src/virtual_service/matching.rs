@@ -71,18 +71,38 @@ pub(super) fn read(value: &Value<'_>) -> Option<HttpMatch> {
     fields.not_honoured(&["statPrefix"]);
     let string = |name| fields.get(name).and_then(|v| read_string(&v));
     let read = HttpMatch {
-        name: fields.get("name").and_then(|v| v.string().map(str::to_owned)),
+        name: fields
+            .get("name")
+            .and_then(|v| v.string().map(str::to_owned)),
         uri: string("uri"),
-        ignore_uri_case: fields.get("ignoreUriCase").and_then(|v| v.boolean()).unwrap_or(false),
+        ignore_uri_case: fields
+            .get("ignoreUriCase")
+            .and_then(|v| v.boolean())
+            .unwrap_or(false),
         scheme: string("scheme"),
         method: string("method"),
         authority: string("authority"),
-        headers: fields.get("headers").map(|v| read_headers(&v)).unwrap_or_default(),
-        without_headers: fields.get("withoutHeaders").map(|v| read_headers(&v)).unwrap_or_default(),
-        query: fields.get("queryParams").map(|v| read_values(&v)).unwrap_or_default(),
+        headers: fields
+            .get("headers")
+            .map(|v| read_headers(&v))
+            .unwrap_or_default(),
+        without_headers: fields
+            .get("withoutHeaders")
+            .map(|v| read_headers(&v))
+            .unwrap_or_default(),
+        query: fields
+            .get("queryParams")
+            .map(|v| read_values(&v))
+            .unwrap_or_default(),
         port: fields.get("port").and_then(|v| v.port()),
-        gateways: fields.get("gateways").map(|v| read_gateways(&v)).unwrap_or_default(),
-        source_labels: fields.get("sourceLabels").map(|v| label_map(&v)).unwrap_or_default(),
+        gateways: fields
+            .get("gateways")
+            .map(|v| read_gateways(&v))
+            .unwrap_or_default(),
+        source_labels: fields
+            .get("sourceLabels")
+            .map(|v| label_map(&v))
+            .unwrap_or_default(),
         source_namespace: fields.get("sourceNamespace").and_then(|v| {
             let text = v.text()?;
             if !is_dns_label(text) {
@@ -102,16 +122,24 @@ fn read_headers(value: &Value<'_>) -> Vec<(String, ValueMatch)> {
     let mut headers: Vec<(String, ValueMatch)> = Vec::new();
     for (name, item) in value.entries() {
         if PSEUDO.contains(&name) {
-            item.warn(format!("{name} is not a header and is ignored"), format!("write {name} beside headers"));
+            item.warn(
+                format!("{name} is not a header and is ignored"),
+                format!("write {name} beside headers"),
+            );
             continue;
         }
         if name.starts_with("@request.auth") {
             item.not_honoured("JWT claims");
             continue;
         }
-        let (Some(name), Some(matches)) = (header_name(&item, name), read_value(&item)) else { continue };
+        let (Some(name), Some(matches)) = (header_name(&item, name), read_value(&item)) else {
+            continue;
+        };
         if headers.iter().any(|(other, _)| *other == name) {
-            item.error(format!("header {name} is given twice"), "case does not matter in names");
+            item.error(
+                format!("header {name} is given twice"),
+                "case does not matter in names",
+            );
         }
         headers.push((name, matches));
     }
@@ -119,7 +147,11 @@ fn read_headers(value: &Value<'_>) -> Vec<(String, ValueMatch)> {
 }
 
 fn read_values(value: &Value<'_>) -> Vec<(String, ValueMatch)> {
-    value.entries().iter().filter_map(|(name, item)| Some(((*name).to_owned(), read_value(item)?))).collect()
+    value
+        .entries()
+        .iter()
+        .filter_map(|(name, item)| Some(((*name).to_owned(), read_value(item)?)))
+        .collect()
 }
 
 fn read_value(value: &Value<'_>) -> Option<ValueMatch> {
@@ -132,18 +164,30 @@ fn read_value(value: &Value<'_>) -> Option<ValueMatch> {
 /// One of `exact`, `prefix` and `regex`.
 fn read_string(value: &Value<'_>) -> Option<StringMatch> {
     let fields = value.fields()?;
-    let (exact, prefix, regex) = (fields.get("exact"), fields.get("prefix"), fields.get("regex"));
+    let (exact, prefix, regex) = (
+        fields.get("exact"),
+        fields.get("prefix"),
+        fields.get("regex"),
+    );
     let set = [&exact, &prefix, &regex].into_iter().flatten().count();
     if set != 1 {
-        let reason = if set == 0 { "says nothing to match" } else { "only one of exact, prefix and regex can be set" };
+        let reason = if set == 0 {
+            "says nothing to match"
+        } else {
+            "only one of exact, prefix and regex can be set"
+        };
         value.error(reason, "write exact, prefix or regex");
     }
     fields.finish();
     if let Some(exact) = exact {
-        return exact.string().map(|text| StringMatch::Exact(text.to_owned()));
+        return exact
+            .string()
+            .map(|text| StringMatch::Exact(text.to_owned()));
     }
     if let Some(prefix) = prefix {
-        return prefix.text().map(|text| StringMatch::Prefix(text.to_owned()));
+        return prefix
+            .text()
+            .map(|text| StringMatch::Prefix(text.to_owned()));
     }
     let regex = regex?;
     let pattern = regex.string()?;

@@ -50,7 +50,10 @@ const NAMES: [(&str, RetryOn); 15] = [
     ("retriable-4xx", RetryOn::Retriable4xx),
     ("refused-stream", RetryOn::RefusedStream),
     ("retriable-status-codes", RetryOn::RetriableStatusCodes),
-    ("http3-post-connect-failure", RetryOn::Http3PostConnectFailure),
+    (
+        "http3-post-connect-failure",
+        RetryOn::Http3PostConnectFailure,
+    ),
     ("cancelled", RetryOn::GrpcCancelled),
     ("deadline-exceeded", RetryOn::GrpcDeadlineExceeded),
     ("internal", RetryOn::GrpcInternal),
@@ -61,20 +64,33 @@ const NAMES: [(&str, RetryOn); 15] = [
 pub(super) fn read(value: &Value<'_>) -> Option<Retries> {
     let fields = value.fields()?;
     fields.not_honoured(&["retryRemoteLocalities"]);
-    let (on, status_codes) = match fields.get("retryOn").filter(|v| v.node.as_str() != Some("")) {
+    let (on, status_codes) = match fields
+        .get("retryOn")
+        .filter(|v| v.node.as_str() != Some(""))
+    {
         None => (None, Vec::new()),
         Some(value) => read_conditions(&value),
     };
     let retries = Retries {
-        attempts: fields.get("attempts").and_then(|v| v.i32_positive()).unwrap_or(0),
+        attempts: fields
+            .get("attempts")
+            .and_then(|v| v.i32_positive())
+            .unwrap_or(0),
         per_try_timeout: fields.get("perTryTimeout").and_then(|v| v.duration()),
         on,
         status_codes,
         backoff: fields.get("backoff").and_then(|v| v.duration()),
-        avoid_previous_hosts: fields.get("retryIgnorePreviousHosts").and_then(|v| v.boolean()).unwrap_or(true),
+        avoid_previous_hosts: fields
+            .get("retryIgnorePreviousHosts")
+            .and_then(|v| v.boolean())
+            .unwrap_or(true),
     };
     if retries.attempts == 0 && fields.count(&["retryOn", "perTryTimeout", "backoff"]) > 0 {
-        fields.error_at("attempts", "is 0, which switches retries off, but other retry settings are given", "write attempts: 2");
+        fields.error_at(
+            "attempts",
+            "is 0, which switches retries off, but other retry settings are given",
+            "write attempts: 2",
+        );
     }
     fields.finish();
     Some(retries)
@@ -82,11 +98,23 @@ pub(super) fn read(value: &Value<'_>) -> Option<Retries> {
 
 /// `5xx,reset,503`: names of conditions and status codes.
 fn read_conditions(value: &Value<'_>) -> (Option<Vec<RetryOn>>, Vec<u16>) {
-    let Some(text) = value.string() else { return (None, Vec::new()) };
+    let Some(text) = value.string() else {
+        return (None, Vec::new());
+    };
     let (mut on, mut codes) = (Vec::new(), Vec::new());
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let named = NAMES.iter().find(|(name, _)| *name == part).map(|(_, on)| *on);
-        let code = part.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let named = NAMES
+            .iter()
+            .find(|(name, _)| *name == part)
+            .map(|(_, on)| *on);
+        let code = part
+            .parse::<u16>()
+            .ok()
+            .filter(|code| (100..=599).contains(code));
         let condition = match (named, code) {
             (Some(condition), _) => condition,
             (None, Some(code)) => {
@@ -95,7 +123,10 @@ fn read_conditions(value: &Value<'_>) -> (Option<Vec<RetryOn>>, Vec<u16>) {
             }
             (None, None) => {
                 let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
-                value.error(format!("unknown condition {part:?}"), format!("write status codes or {}", names.join(", ")));
+                value.error(
+                    format!("unknown condition {part:?}"),
+                    format!("write status codes or {}", names.join(", ")),
+                );
                 continue;
             }
         };
