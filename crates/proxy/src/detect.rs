@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::stream::Stream;
@@ -59,36 +59,60 @@ pub enum Detected {
 /// without it the wait is as long as the client's patience.
 pub async fn detect(stream: &mut Stream, expect: Expect, silence: Option<Duration>) -> io::Result<Detected> {
     let mut read = BytesMut::new();
-    let mut deadline = silence.map(|silence| Instant::now() + silence);
-    let outcome = loop {
-        let length = match deadline {
-            Some(deadline) => match timeout_at(deadline, read_some(stream, &mut read)).await {
-                Ok(length) => length?,
-                Err(_) if read.is_empty() => return Ok(Detected::Silent),
-                Err(_) => break Spoken::Raw,
-            },
-            None => read_some(stream, &mut read).await?,
-        };
-        if length == 0 {
-            // The end is seen again by the next read: a socket at its end stays there.
-            if read.is_empty() {
-                return Ok(Detected::Ended);
-            }
-            break classify(&read, expect).unwrap_or(Spoken::Raw);
-        }
-        if let Some(spoken) = classify(&read, expect) {
-            break spoken;
-        }
-        if read.len() >= BUFFER {
-            break at_limit(&read, expect);
-        }
-        // Only where the server may speak first is a hesitating client given up on: declared ports wait.
-        if silence.is_some() && read.len() == length {
-            deadline = Some(Instant::now() + UNDECIDED);
-        }
+    let detected = look(stream, &mut read, expect, silence, None).await;
+    stream.unread(read.freeze());
+    detected
+}
+
+/// As [`detect`] on a connection that was silent, while `upstream` may speak first. What the server said first
+/// is appended to `said`, and the answer is `None`.
+pub async fn detect_or_hear<U: AsyncRead + Unpin>(
+    stream: &mut Stream,
+    expect: Expect,
+    upstream: &mut U,
+    said: &mut BytesMut,
+) -> io::Result<Option<Detected>> {
+    let mut read = BytesMut::new();
+    // Both reads may be abandoned half-way: bytes that were read stay in their buffers.
+    let detected = tokio::select! {
+        detected = look(stream, &mut read, expect, None, Some(UNDECIDED)) => detected.map(Some),
+        heard = upstream.read_buf(said) => heard.map(|_| None),
     };
     stream.unread(read.freeze());
-    Ok(Detected::Spoken(outcome))
+    detected
+}
+
+/// `silence` bounds the wait for the first byte, `undecided` the time after it.
+async fn look(stream: &mut Stream, read: &mut BytesMut, expect: Expect, silence: Option<Duration>, undecided: Option<Duration>) -> io::Result<Detected> {
+    // Only where the server may speak first is a hesitating client given up on: declared ports wait.
+    let undecided = undecided.or(silence.map(|_| UNDECIDED));
+    let mut deadline = silence.map(|silence| Instant::now() + silence);
+    loop {
+        let length = match deadline {
+            Some(deadline) => match timeout_at(deadline, read_some(stream, read)).await {
+                Ok(length) => length?,
+                Err(_) if read.is_empty() => return Ok(Detected::Silent),
+                Err(_) => return Ok(Detected::Spoken(Spoken::Raw)),
+            },
+            None => read_some(stream, read).await?,
+        };
+        if length == 0 && read.is_empty() {
+            // The end is seen again by the next read: a socket at its end stays there.
+            return Ok(Detected::Ended);
+        }
+        if let Some(spoken) = classify(read, expect) {
+            return Ok(Detected::Spoken(spoken));
+        }
+        if length == 0 {
+            return Ok(Detected::Spoken(Spoken::Raw));
+        }
+        if read.len() >= BUFFER {
+            return Ok(Detected::Spoken(at_limit(read, expect)));
+        }
+        if read.len() == length {
+            deadline = undecided.map(|undecided| Instant::now() + undecided);
+        }
+    }
 }
 
 /// Reads once, never beyond [`BUFFER`] in all.

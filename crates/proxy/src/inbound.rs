@@ -1,100 +1,136 @@
-//! The inbound itinerary: authorize > limit > local application > respond.
+//! The inbound itinerary of a request: authorize > local application > respond.
 //!
-//! [`Inbound`] is the workload's own ports, compiled: which chain a connection takes by port, transport, server
-//! name and ALPN, and what that chain asks of its requests.
+//! The client's identity is the connection's; what it says of itself in headers is believed only from a
+//! verified mesh peer. Limits on connections are `limit.rs`, those on requests the HTTP servers' own.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use http::{Request, Response};
-use tasuki_xds::model::endpoint::WorkloadRef;
-use tasuki_xds::model::listener::{
-    ChainMatch, Filter, FilterChain, ForwardClientCert, Listener, RouteSource,
-};
-use tasuki_xds::model::route::RouteAction;
-use tasuki_xds::model::tls::ServerTls;
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{Request, Response, Version};
+use tasuki_identity::PeerCertificate;
+use tasuki_xds::model::cluster::HttpProtocol;
+use tasuki_xds::model::listener::ForwardClientCert;
 
-use crate::authorize::{Authorizer, InvalidPolicy};
+use crate::authorize::Permitted;
+use crate::authorize::path::{Strictness, canonicalize};
 use crate::body::Body;
-use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::headers::{self, OrigProto};
+use crate::http::{HttpVersion, Interim};
+use crate::identity::Identity;
 use crate::observe::RequestRecord;
+use crate::upstream::{self, Target};
 use crate::worker::Worker;
 
-/// The workload's own ports.
-#[derive(Debug)]
-pub struct Inbound {
-    pub workload: Option<WorkloadRef>,
-    chains: Vec<Arc<Chain>>,
-    default: Option<Arc<Chain>>,
-}
+mod chain;
 
-/// What becomes of the connections that match.
-#[derive(Debug)]
-pub struct Chain {
-    pub name: String,
-    matches: ChainMatch,
-    /// TLS is ended here.
-    pub tls: Option<ServerTls>,
-    pub kind: Kind,
-    pub authorizer: Authorizer,
-    pub forward_client_cert: ForwardClientCert,
-    /// Limits and protocol of the application; `None` when the control plane does not know the cluster (yet).
-    pub cluster: Option<Arc<Cluster>>,
-}
-
-/// How the bytes of a chain are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Http,
-    Tcp { idle_timeout: Option<std::time::Duration> },
-}
-
-impl Inbound {
-    /// Compiles the Listener `inbound`; `find` knows the clusters.
-    pub fn compile(listener: &Listener, find: &dyn Fn(&str) -> Option<Arc<Cluster>>) -> Result<Self, InvalidPolicy> {
-        let chain = |chain: &FilterChain| Chain::compile(chain, find).map(Arc::new);
-        Ok(Self {
-            workload: listener.workload.clone(),
-            chains: listener.chains.iter().map(chain).collect::<Result<_, _>>()?,
-            default: listener.default_chain.as_ref().map(chain).transpose()?,
-        })
-    }
-}
-
-impl Chain {
-    fn compile(chain: &FilterChain, find: &dyn Fn(&str) -> Option<Arc<Cluster>>) -> Result<Self, InvalidPolicy> {
-        let (kind, rbac, forward_client_cert, cluster) = match &chain.filter {
-            Filter::Http(http) => {
-                let cluster = match &http.routes {
-                    RouteSource::Inline(routes) => routes.virtual_hosts.iter().flat_map(|h| &h.routes).find_map(|r| match &r.action {
-                        RouteAction::Forward(forward) => forward.clusters.first().map(|c| c.name.as_str()),
-                        RouteAction::Redirect(_) | RouteAction::Direct(_) | RouteAction::NonForwarding => None,
-                    }),
-                    RouteSource::Rds(_) => None,
-                };
-                (Kind::Http, &http.rbac, http.forward_client_cert, cluster)
-            }
-            Filter::Tcp(tcp) => {
-                let cluster = tcp.clusters.first().map(|c| c.name.as_str());
-                (Kind::Tcp { idle_timeout: tcp.idle_timeout }, &tcp.rbac, ForwardClientCert::Sanitize, cluster)
-            }
-        };
-        Ok(Self {
-            name: chain.name.clone(),
-            matches: chain.matches.clone(),
-            tls: chain.tls.clone(),
-            kind,
-            authorizer: Authorizer::compile(rbac)?,
-            forward_client_cert,
-            cluster: cluster.and_then(find),
-        })
-    }
-}
+pub use self::chain::{Ask, Chain, Inbound, Kind};
 
 /// One request to the local application.
-pub async fn handle(worker: &Rc<Worker>, conn: &Rc<Connection>, request: Request<Body>, record: &mut RequestRecord) -> Result<Response<Body>, Error> {
-    let _ = (worker, conn, request, record);
-    Err(Error::NotImplemented("inbound"))
+///
+/// # Errors
+/// [`Error::BadRequest`] for a path that policies cannot judge, [`Error::Denied`], and what the application did.
+pub async fn handle(
+    worker: &Rc<Worker>,
+    conn: &Rc<Connection>,
+    mut request: Request<Body>,
+    interim: &Interim,
+    record: &mut RequestRecord,
+) -> Result<Response<Body>, Error> {
+    let chain = conn.chain().ok_or(Error::NoRoute)?;
+    let strictness = if chain.authorizer.mentions_paths() { Strictness::Unambiguous } else { Strictness::Base };
+    canonicalize(request.uri_mut(), strictness).map_err(|_| Error::BadRequest("ambiguous path"))?;
+    let (mut parts, body) = request.into_parts();
+    introduce(worker, conn, &parts, record);
+    let permitted = authorize(&chain, conn, &parts)?;
+    let spoken = spoken(&chain, conn, &parts);
+    clean(worker, conn, &chain, &mut parts);
+    send(worker, conn, &chain, permitted, spoken, Request::from_parts(parts, body), interim, record).await
+}
+
+/// Says in the record who asks.
+fn introduce(worker: &Worker, conn: &Connection, request: &Parts, record: &mut RequestRecord) {
+    let labels = request.headers.get(headers::PEER).filter(|_| conn.is_mesh_peer());
+    record.source = Some(worker.metrics.peers.intern(conn.identity(), labels.map(HeaderValue::as_bytes)));
+    record.mutual_tls = conn.identity().is_some();
+}
+
+fn authorize(chain: &Chain, conn: &Connection, request: &Parts) -> Result<Permitted, Error> {
+    chain.authorizer.check_http(&conn.source(), request).map_err(|denied| Error::Denied(denied.policy))
+}
+
+/// What the application is spoken to: what the mesh peer's client spoke; without TLS what the client speaks
+/// itself; else what the port was declared to speak. gRPC is always HTTP/2.
+fn spoken(chain: &Chain, conn: &Connection, request: &Parts) -> OrigProto {
+    let told = request.headers.get(headers::ORIG_PROTO).filter(|_| conn.is_mesh_peer()).and_then(OrigProto::parse);
+    if headers::is_grpc(&request.headers) {
+        return OrigProto { version: Version::HTTP_2, absolute: false };
+    }
+    if let Some(told) = told {
+        return told;
+    }
+    let version = match (&conn.tls, chain.declared) {
+        (None, _) => request.version,
+        (Some(_), HttpProtocol::Http2) => Version::HTTP_2,
+        // A peer's frames are HTTP/2 whatever its client spoke, so they say nothing about the application.
+        (Some(_), HttpProtocol::Http1 | HttpProtocol::Downstream) => Version::HTTP_11,
+    };
+    OrigProto { version, absolute: false }
+}
+
+/// Removes what only the mesh may say and adds what the mesh knows.
+fn clean(worker: &Worker, conn: &Connection, chain: &Chain, request: &mut Parts) {
+    headers::strip_mesh(&mut request.headers);
+    request.headers.remove(headers::CLIENT_CERT);
+    if chain.forward_client_cert == ForwardClientCert::SanitizeSet
+        && let Some(peer) = conn.tls.as_ref().and_then(|tls| tls.peer.as_ref())
+        && let Some(identity) = &worker.state.snapshot().identity
+        && let Ok(value) = HeaderValue::try_from(client_cert(identity, peer))
+    {
+        request.headers.insert(headers::CLIENT_CERT, value);
+    }
+}
+
+/// Exactly one element, as Envoy writes it with `SANITIZE_SET`.
+fn client_cert(own: &Identity, peer: &PeerCertificate) -> String {
+    format!("By={};Hash={};Subject=\"{}\";URI={}", own.id(), peer.sha256_hex, quoted(&peer.subject), peer.id)
+}
+
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+/// Hands the request on. `_permitted` is the proof that it may.
+async fn send(
+    worker: &Rc<Worker>,
+    conn: &Connection,
+    chain: &Chain,
+    _permitted: Permitted,
+    spoken: OrigProto,
+    mut request: Request<Body>,
+    interim: &Interim,
+    record: &mut RequestRecord,
+) -> Result<Response<Body>, Error> {
+    let picked = chain.cluster.pick_original(conn.application);
+    record.upstream = Some(picked.endpoint.address);
+    record.cluster = Some(chain.cluster_name.clone());
+    let version = if spoken.version == Version::HTTP_2 { HttpVersion::Http2 } else { HttpVersion::Http1 };
+    if version == HttpVersion::Http1 {
+        // Tells the HTTP/1 side which version and form the target had; it does not reach the application.
+        request.headers_mut().insert(headers::ORIG_PROTO, spoken.header());
+    }
+    let target = Target { cluster: &chain.cluster, endpoint: &picked.endpoint, version };
+    upstream::send(worker, &target, request, interim).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_quoted() {
+        assert_eq!(quoted(r#"CN=a"b\c"#), r#"CN=a\"b\\c"#);
+    }
 }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use nix::ifaddrs::getifaddrs;
 
 use crate::original_dst::canonical;
+use crate::settings::Settings;
 
 /// What the proxy listens on itself.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,14 @@ impl LoopGuard {
             }
         }
         guard
+    }
+
+    /// What `settings` make the proxy listen on.
+    pub fn of(settings: &Settings) -> Self {
+        let own = [settings.admin, settings.metrics, settings.health];
+        let ports = own.iter().chain(&settings.outbound).chain(&settings.inbound).map(SocketAddr::port).collect();
+        let listen = settings.listen.iter().map(|listen| listen.address);
+        Self::new(ports, listen.chain(settings.inbound_listen.iter().map(|listen| listen.address)).collect())
     }
 
     /// Whether dialling `target` would reach the proxy itself.

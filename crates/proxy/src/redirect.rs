@@ -101,12 +101,12 @@ fn remove(plan: &Plan) -> anyhow::Result<()> {
 
 /// IPv6 is left out where the kernel has none.
 fn families() -> Vec<Family> {
-    if std::path::Path::new("/proc/self/net/if_inet6").exists() { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
+    if std::path::Path::new("/proc/thread-self/net/if_inet6").exists() { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
 }
 
 /// Without a route a connect fails before the OUTPUT chain sees a packet.
 fn has_default_route() -> bool {
-    let Ok(routes) = std::fs::read_to_string("/proc/self/net/route") else { return true };
+    let Ok(routes) = std::fs::read_to_string("/proc/thread-self/net/route") else { return true };
     routes.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some("00000000"))
 }
 

@@ -90,7 +90,7 @@ fn in_namespace<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) ->
             return None;
         }
         // One interface with an address and a default route, as a pod has.
-        for words in ["link set lo up", "link add pod0 type dummy", "link set pod0 up", "addr add 10.1.0.5/24 dev pod0", "route add default dev pod0"] {
+        for words in ["link set lo up", "link add pod0 type veth peer name node0", "link set pod0 up", "link set node0 up", "addr add 10.1.0.5/24 dev pod0", "route add default dev pod0"] {
             assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
         }
         Some(test())
