@@ -1,0 +1,257 @@
+//! Which endpoint: priorities, then round robin, power of two choices or random, with weights. Pure but for the draw.
+//!
+//! Priorities work as in Envoy: a level takes its share of healthy endpoints times 1.4, the rest spills to the next.
+//! Below `panic_percent` of usable endpoints all are used.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tasuki_xds::model::ClusterLoadAssignment;
+use tasuki_xds::model::cluster::{Balance, Cluster};
+use tasuki_xds::model::endpoint::{self, Health};
+
+use crate::cluster::Endpoint;
+use crate::error::Error;
+
+/// Envoy's overprovisioning factor, in percent.
+const OVERPROVISIONING: u64 = 140;
+/// Draws that look for an endpoint not tried before (Envoy `host_selection_retry_max_attempts`, Istio sets 5).
+const SELECTIONS: usize = 5;
+
+/// The endpoints of a cluster by priority.
+#[derive(Debug, Default)]
+pub struct EndpointSet {
+    /// Most preferred first; none is empty.
+    levels: Vec<Level>,
+    count: usize,
+}
+
+/// Endpoints of one priority.
+#[derive(Debug, Default)]
+struct Level {
+    /// All of them, for panic and for dumps.
+    all: Vec<Arc<Endpoint>>,
+    /// Those that the control plane calls healthy.
+    healthy: Weighted,
+}
+
+/// Endpoints with running sums of their weights.
+#[derive(Debug, Default)]
+struct Weighted {
+    endpoints: Vec<Arc<Endpoint>>,
+    /// Empty when all weigh the same.
+    sums: Vec<u64>,
+}
+
+impl EndpointSet {
+    /// Builds the set of `assignment`; `make` gives the run-time form of an endpoint, old or new.
+    pub fn build(
+        assignment: &ClusterLoadAssignment,
+        mut make: impl FnMut(&endpoint::Endpoint) -> Arc<Endpoint>,
+    ) -> Self {
+        let mut levels: BTreeMap<u32, Vec<(Arc<Endpoint>, u64)>> = BTreeMap::new();
+        for locality in &assignment.localities {
+            let total: u64 = locality.endpoints.iter().map(|e| u64::from(e.weight.max(1))).sum();
+            let level = levels.entry(locality.priority).or_default();
+            for model in &locality.endpoints {
+                let own = u64::from(model.weight.max(1));
+                // A locality's weight is shared out among its endpoints; the factor keeps the fractions.
+                let weight = locality.weight.map_or(own, |share| u64::from(share) * 1_000 * own / total.max(1));
+                if weight > 0 {
+                    level.push((make(model), weight));
+                }
+            }
+        }
+        let levels: Vec<Level> = levels.into_values().filter(|level| !level.is_empty()).map(Level::new).collect();
+        let count = levels.iter().map(|level| level.all.len()).sum();
+        Self { levels, count }
+    }
+
+    /// Every endpoint, most preferred first.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.levels.iter().flat_map(|level| &level.all)
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl Level {
+    fn new(endpoints: Vec<(Arc<Endpoint>, u64)>) -> Self {
+        let all = endpoints.iter().map(|(endpoint, _)| endpoint.clone()).collect();
+        let healthy = endpoints.into_iter().filter(|(endpoint, _)| endpoint.health == Health::Healthy);
+        Self { all, healthy: Weighted::new(healthy) }
+    }
+
+    /// Usable endpoints, those ejected at `now` left out.
+    fn usable(&self, now: Option<u64>) -> usize {
+        match now {
+            None => self.healthy.endpoints.len(),
+            Some(now) => self.healthy.endpoints.iter().filter(|e| !e.ejection.is_out(now)).count(),
+        }
+    }
+
+    /// Share of usable endpoints in percent, with the overprovisioning factor, at most 100.
+    fn health(&self, now: Option<u64>) -> u64 {
+        let all = self.all.len().max(1) as u64;
+        (self.usable(now) as u64 * OVERPROVISIONING / all).min(100)
+    }
+}
+
+impl Weighted {
+    fn new(endpoints: impl Iterator<Item = (Arc<Endpoint>, u64)>) -> Self {
+        let (endpoints, weights): (Vec<_>, Vec<u64>) = endpoints.unzip();
+        let even = weights.windows(2).all(|pair| pair[0] == pair[1]);
+        let running = |sum: &mut u64, weight: u64| {
+            *sum += weight;
+            Some(*sum)
+        };
+        let sums = if even { Vec::new() } else { weights.into_iter().scan(0, running).collect() };
+        Self { endpoints, sums }
+    }
+
+    /// One endpoint by weight.
+    fn draw(&self, number: u64) -> Option<&Arc<Endpoint>> {
+        match self.sums.last() {
+            None if self.endpoints.is_empty() => None,
+            None => self.endpoints.get((number % self.endpoints.len() as u64) as usize),
+            Some(total) => {
+                let point = number % total;
+                self.endpoints.get(self.sums.partition_point(|sum| *sum <= point))
+            }
+        }
+    }
+
+    /// The endpoint whose turn it is. With weights, turns are spread over the circle by the golden ratio, which keeps
+    /// shares exact over a round and neighbours apart.
+    fn turn(&self, turn: usize) -> Option<&Arc<Endpoint>> {
+        match self.sums.last() {
+            None => self.draw(turn as u64),
+            Some(total) => {
+                let point = u128::from((turn as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) * u128::from(*total);
+                self.draw((point >> 64) as u64)
+            }
+        }
+    }
+}
+
+/// Chooses an endpoint. `now` is given only while something is ejected, so that the common case looks at no clock.
+pub fn pick(
+    set: &EndpointSet,
+    config: &Cluster,
+    turn: &AtomicUsize,
+    avoid: &[u64],
+    now: Option<u64>,
+) -> Result<Arc<Endpoint>, Error> {
+    let level = level(set, config, now).ok_or(Error::NoHealthyUpstream)?;
+    if level.usable(now) == 0 || in_panic(set, config, now) {
+        if config.panic_percent == 0 {
+            return Err(Error::NoHealthyUpstream);
+        }
+        return level.all.get(random() as usize % level.all.len()).cloned().ok_or(Error::NoHealthyUpstream);
+    }
+    let usable = |endpoint: &Arc<Endpoint>| now.is_none_or(|now| !endpoint.ejection.is_out(now));
+    let mut chosen = None;
+    for _ in 0..SELECTIONS {
+        let Some(endpoint) = choose(&level.healthy, config.balance, turn) else { break };
+        if !usable(endpoint) {
+            continue;
+        }
+        chosen = Some(endpoint);
+        if !avoid.contains(&endpoint.id) {
+            break;
+        }
+    }
+    // Many ejected: draws may have missed those that are left.
+    let found = chosen.or_else(|| {
+        let start = random() as usize;
+        let endpoints = &level.healthy.endpoints;
+        (0..endpoints.len()).map(|i| &endpoints[(start.wrapping_add(i)) % endpoints.len()]).find(|e| usable(e))
+    });
+    found.cloned().ok_or(Error::NoHealthyUpstream)
+}
+
+/// The priority level for this request.
+fn level<'a>(set: &'a EndpointSet, config: &Cluster, now: Option<u64>) -> Option<&'a Level> {
+    let first = set.levels.first()?;
+    if set.levels.len() == 1 || first.health(now) >= 100 {
+        return Some(first);
+    }
+    let total: u64 = set.levels.iter().map(|level| level.health(now)).sum::<u64>().min(100);
+    if total == 0 {
+        return (config.panic_percent > 0).then_some(first);
+    }
+    let mut point = random() % total;
+    for level in &set.levels {
+        let share = level.health(now);
+        if point < share {
+            return Some(level);
+        }
+        point -= share;
+    }
+    set.levels.last()
+}
+
+fn in_panic(set: &EndpointSet, config: &Cluster, now: Option<u64>) -> bool {
+    if config.panic_percent == 0 {
+        return false;
+    }
+    let usable: usize = set.levels.iter().map(|level| level.usable(now)).sum();
+    usable * 100 < set.len() * config.panic_percent as usize
+}
+
+fn choose<'a>(from: &'a Weighted, balance: Balance, turn: &AtomicUsize) -> Option<&'a Arc<Endpoint>> {
+    match balance {
+        Balance::RoundRobin => from.turn(turn.fetch_add(1, Ordering::Relaxed)),
+        Balance::Random => from.draw(random()),
+        Balance::LeastRequest { choices } => least_request(from, choices),
+    }
+}
+
+/// Of some draws the one with the least under way. Weights decide how often an endpoint is drawn.
+fn least_request(from: &Weighted, choices: u32) -> Option<&Arc<Endpoint>> {
+    let first = from.draw(random())?;
+    if from.endpoints.len() == 1 {
+        return Some(first);
+    }
+    let mut best = first;
+    for _ in 1..choices.max(2) {
+        let mut other = from.draw(random())?;
+        // Two different ones, where all weigh the same: with few endpoints a repeated draw is common and chooses nothing.
+        if from.sums.is_empty() && Arc::ptr_eq(other, best) {
+            let step = 1 + random() as usize % (from.endpoints.len() - 1);
+            let at = from.endpoints.iter().position(|e| Arc::ptr_eq(e, best)).unwrap_or(0);
+            other = &from.endpoints[(at + step) % from.endpoints.len()];
+        }
+        if other.active() < best.active() {
+            best = other;
+        }
+    }
+    Some(best)
+}
+
+/// A number good enough to balance with (xorshift64*); one state per thread, so no lock.
+pub fn random() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(rand::random::<u64>() | 1);
+    }
+    STATE.with(|state| {
+        let mut x = state.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        state.set(x);
+        // The high bits are the good ones; callers reduce with `%`.
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 1
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! What lives as long as a response body.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::time::Sleep;
+
+use super::pump::{Ended, Pump};
+use crate::attempt::Held;
+use crate::drain::Activity;
+use crate::error::Error;
+use crate::headers;
+use crate::observe::RequestRecord;
+use crate::upstream::Lease;
+
+/// Companions of a response body, in the order in which they are let go.
+#[derive(Default)]
+pub struct Tail {
+    /// The request's body on its way up.
+    pub upload: Option<Pump>,
+    /// An HTTP/1 connection, which goes back to its pool if the exchange ended whole.
+    pub lease: Option<Lease>,
+    /// Places in the endpoint's load and the cluster's limits.
+    pub held: Option<Held>,
+    /// The route's timeout, which covers the whole response.
+    pub deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes of the request's body so far.
+    pub uploaded: Option<Rc<Cell<u64>>>,
+    pub record: Option<Box<RequestRecord>>,
+    /// The response's declared length.
+    pub expected: Option<u64>,
+    passed: u64,
+    /// Keeps a drain from ending the process.
+    pub activity: Option<Activity>,
+}
+
+impl Tail {
+    /// Drives the upload and looks at the clock.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if let Some(upload) = &mut self.upload {
+            match upload.poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ended::Complete | Ended::SinkClosed(_)) => self.upload = None,
+                Poll::Ready(Ended::SourceFailed(error)) => return Err(error),
+            }
+        }
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Err(Error::RouteTimeout);
+        }
+        Ok(())
+    }
+
+    pub(super) fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.passed += data.len() as u64;
+        }
+        if let Some(trailers) = frame.trailers_ref()
+            && let Some(status) = headers::grpc_status(trailers)
+        {
+            if let Some(record) = &mut self.record {
+                record.grpc_status = Some(status);
+            }
+            if let Some(held) = &mut self.held {
+                held.grpc_status(status);
+            }
+        }
+    }
+
+    /// Everything that was declared has passed.
+    pub(super) fn is_complete(&self) -> bool {
+        self.expected.is_some_and(|expected| self.passed >= expected)
+    }
+
+    /// The body has ended, whole or not.
+    pub(super) fn end(&mut self, result: Result<(), &Error>) {
+        if let Some(lease) = self.lease.take()
+            && result.is_ok()
+        {
+            lease.give_back();
+        }
+        if let Some(held) = self.held.take() {
+            held.end(result);
+        }
+        if let Some(mut record) = self.record.take() {
+            record.bytes_out = self.passed;
+            if let Some(uploaded) = &self.uploaded {
+                record.bytes_in = uploaded.get();
+            }
+            if let Err(error) = result {
+                record.flag(error.flag().as_str());
+                record.reason.get_or_insert_with(|| error.reason());
+            }
+            record.finish();
+        }
+        self.upload = None;
+    }
+}

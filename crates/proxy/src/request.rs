@@ -1,0 +1,109 @@
+//! One request, whatever it meets: always answered, always recorded, also when it is dropped half-way.
+//!
+//! Around the itinerary: [`crate::outbound::handle`] or [`crate::inbound::handle`] may use `?` freely.
+
+use std::rc::Rc;
+
+use http::{Method, Request, Response, Version};
+
+use crate::body::Body;
+use crate::connection::{Connection, Direction as Way};
+use crate::error::Error;
+use crate::headers;
+use crate::http::Interim;
+use crate::observe::{Direction, Protocol, RequestRecord};
+use crate::worker::Worker;
+use crate::{inbound, outbound, respond};
+
+/// Runs a request and makes its answer. The record travels with the answer's body and is written when that ends.
+pub async fn run(
+    worker: &Rc<Worker>,
+    conn: &Rc<Connection>,
+    mut request: Request<Body>,
+    interim: &Interim,
+) -> Response<Body> {
+    let is_grpc = headers::is_grpc(request.headers());
+    let mut record = Box::new(worker.recorder.request(direction(conn)));
+    let activity = worker.drain.activity();
+    let uploaded = (!request.body().is_empty()).then(|| request.body_mut().counted());
+    let result = itinerary(worker, conn, request, is_grpc, &mut record, interim).await;
+    let mut response = match result {
+        Ok(mut response) => {
+            clean(&mut response);
+            response
+        }
+        Err(error) => respond::failure(&error, is_grpc, worker.settings.reason_header, &mut record),
+    };
+    record.status = response.status().as_u16();
+    if is_grpc && record.grpc_status.is_none() {
+        record.grpc_status = headers::grpc_status(response.headers());
+    }
+    let tail = response.body_mut().tail();
+    tail.uploaded = uploaded;
+    tail.record = Some(record);
+    tail.activity = Some(activity);
+    response
+}
+
+/// Admission, then the way that the connection goes.
+async fn itinerary(
+    worker: &Rc<Worker>,
+    conn: &Rc<Connection>,
+    mut request: Request<Body>,
+    is_grpc: bool,
+    record: &mut RequestRecord,
+    interim: &Interim,
+) -> Result<Response<Body>, Error> {
+    let absolute = request.version() != Version::HTTP_2 && request.uri().authority().is_some();
+    let admitted = headers::admit(&mut request);
+    note(&request, is_grpc, record);
+    admitted?;
+    if request.method() == Method::CONNECT {
+        return Err(Error::NotImplemented("CONNECT"));
+    }
+    if request.version() != Version::HTTP_2 {
+        headers::strip_hop_by_hop(request.headers_mut());
+    }
+    if !conn.is_mesh_peer() {
+        headers::strip_mesh(request.headers_mut());
+    }
+    match conn.direction {
+        Way::Inbound => inbound::handle(worker, conn, request, interim, record).await,
+        Way::Outbound | Way::Gateway => {
+            request.headers_mut().remove(headers::CLIENT_CERT);
+            outbound::handle(worker, conn, request, absolute, record, interim).await
+        }
+    }
+}
+
+/// What the record says of the request itself.
+fn note(request: &Request<Body>, is_grpc: bool, record: &mut RequestRecord) {
+    record.protocol = match request.version() {
+        _ if is_grpc => Protocol::Grpc,
+        Version::HTTP_2 => Protocol::Http2,
+        Version::HTTP_10 | Version::HTTP_09 => Protocol::Http10,
+        _ => Protocol::Http11,
+    };
+    record.method = request.method().clone();
+    record.authority = request.uri().authority().cloned();
+    record.path = request.uri().path_and_query().cloned();
+    record.request_id = request.headers().get(headers::REQUEST_ID).cloned();
+    record.traceparent = request.headers().get(headers::TRACEPARENT).cloned();
+}
+
+/// What of an upstream's answer is not for the client.
+fn clean(response: &mut Response<Body>) {
+    if response.version() != Version::HTTP_2 {
+        headers::strip_hop_by_hop(response.headers_mut());
+    }
+    headers::strip_mesh(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+}
+
+fn direction(conn: &Connection) -> Direction {
+    match conn.direction {
+        Way::Inbound => Direction::Inbound,
+        Way::Outbound => Direction::Outbound,
+        Way::Gateway => Direction::Gateway,
+    }
+}

@@ -1,0 +1,157 @@
+//! One request, or one TCP connection, to one endpoint: connection pools of this worker, TLS, HTTP/2 and HTTP/1.
+//!
+//! Which endpoint is decided elsewhere. What happens here may fail before anything was sent, and then says so
+//! ([`crate::error::RetryClass`]).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use tasuki_xds::model::cluster::{Discovery, HttpProtocol};
+
+use crate::body::Body;
+use crate::breaker::{Kind, Permit};
+use crate::cluster::{Cluster, Endpoint};
+use crate::error::Error;
+use crate::http::{HttpVersion, Interim};
+use crate::worker::Worker;
+
+pub mod connect;
+pub mod gate;
+pub mod h1;
+pub mod h2;
+pub mod io;
+pub mod pool;
+pub mod tls;
+
+pub use self::connect::Connected;
+pub use self::io::Io;
+pub use self::pool::Lease;
+use self::tls::Security;
+
+/// Where a request goes and what is spoken there.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub cluster: &'a Arc<Cluster>,
+    pub endpoint: &'a Arc<Endpoint>,
+    /// What a plain endpoint is spoken to; mesh peers always get HTTP/2.
+    pub version: HttpVersion,
+}
+
+/// Connections of one worker, by endpoint. Nothing here is shared with other threads.
+#[derive(Default)]
+pub struct Pools {
+    h2: RefCell<HashMap<Key, Rc<h2::Pool>>>,
+    h1: RefCell<HashMap<Key, Rc<h1::Pool>>>,
+}
+
+/// What makes a connection reusable: the endpoint, and how it is secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    endpoint: u64,
+    security: u64,
+}
+
+impl Pools {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Open connections of this worker; for `/clusters` and tests.
+    pub fn connections(&self) -> usize {
+        let h2: usize = self.h2.borrow().values().map(|pool| pool.connections()).sum();
+        let h1: usize = self.h1.borrow().values().map(|pool| pool.connections()).sum();
+        h1 + h2
+    }
+
+    fn h2(&self, key: Key) -> Rc<h2::Pool> {
+        if let Some(pool) = self.h2.borrow().get(&key) {
+            return pool.clone();
+        }
+        let mut pools = self.h2.borrow_mut();
+        // Endpoints come and go; their pools go with their last connection.
+        pools.retain(|_, pool| !pool.is_idle());
+        pools.entry(key).or_default().clone()
+    }
+
+    fn h1(&self, key: Key) -> Rc<h1::Pool> {
+        if let Some(pool) = self.h1.borrow().get(&key) {
+            return pool.clone();
+        }
+        let mut pools = self.h1.borrow_mut();
+        pools.retain(|_, pool| !pool.is_idle());
+        pools.entry(key).or_default().clone()
+    }
+}
+
+impl Target<'_> {
+    fn key(&self) -> Key {
+        Key { endpoint: self.endpoint.id, security: self.cluster.security() }
+    }
+
+    /// Whether HTTP/2 is spoken there.
+    pub fn is_h2(&self) -> bool {
+        Security::of(self.cluster, self.endpoint).is_mesh()
+            || match self.cluster.config.http {
+                HttpProtocol::Http1 => false,
+                HttpProtocol::Http2 => true,
+                HttpProtocol::Downstream => self.version == HttpVersion::Http2,
+            }
+    }
+
+    /// Whether the endpoint is a peer of the mesh, which is told about the source and the original protocol.
+    pub fn is_mesh(&self) -> bool {
+        Security::of(self.cluster, self.endpoint).is_mesh()
+    }
+
+    /// Whether the connection is TLS on which both ends show a workload certificate.
+    pub fn is_mutual_tls(&self) -> bool {
+        Security::of(self.cluster, self.endpoint).is_mutual()
+    }
+}
+
+/// Sends a request and waits for the response's head. The request's body goes up while the response is awaited and, if it
+/// is still going then, while the response's body is read. The authority is in the URI.
+///
+/// # Errors
+/// Whatever the upstream or the way there did; [`Error::DownstreamClosed`] and the like if the request's body failed.
+pub async fn send(
+    worker: &Rc<Worker>,
+    target: &Target<'_>,
+    request: Request<Body>,
+    interim: &Interim,
+) -> Result<Response<Body>, Error> {
+    if target.is_h2() {
+        h2::send(worker, target, request, interim).await
+    } else {
+        h1::send(worker, target, request, interim).await
+    }
+}
+
+/// A connection for raw bytes: mesh TLS with ALPN `tasuki-tcp` to mesh peers, what the cluster says to others.
+///
+/// # Errors
+/// [`Error::Overflow`], [`Error::ConnectFailed`], [`Error::ConnectTimeout`], [`Error::TlsFailed`], [`Error::Loop`].
+pub async fn connect_tcp(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+) -> Result<Connected, Error> {
+    let permit = Permit::acquire(cluster, Kind::Connection)?;
+    connect::connect(worker, cluster, endpoint, connect::Use::Tcp, permit).await
+}
+
+/// The address from which an original-destination cluster dials, if it says (127.0.0.6 inbound).
+pub(crate) fn bind_address(cluster: &Cluster, remote: SocketAddr) -> Option<std::net::IpAddr> {
+    match cluster.config.discovery {
+        Discovery::OriginalDestination { bind: Some(bind) } if bind.is_ipv4() == remote.is_ipv4() => Some(bind),
+        // The IPv6 counterpart of 127.0.0.6 (Istio's InboundPassthroughBindIpv6).
+        Discovery::OriginalDestination { bind: Some(_) } if remote.is_ipv6() => {
+            Some(std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,94 @@
+//! Opening a connection: TCP, then TLS if the endpoint wants it, within the cluster's connect timeout.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+
+use super::io::Io;
+use super::tls::{self, Security};
+use super::bind_address;
+use crate::breaker::Permit;
+use crate::cluster::{Cluster, Endpoint};
+use crate::error::Error;
+use crate::worker::Worker;
+
+/// What a connection is for; decides the ALPN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    Http1,
+    Http2,
+    Tcp,
+}
+
+/// An open connection and its place under the cluster's limit.
+#[derive(Debug)]
+pub struct Connected {
+    pub io: Io,
+    /// Both ends have shown a workload certificate.
+    pub mutual_tls: bool,
+    pub permit: Permit,
+}
+
+/// Connects to `endpoint`.
+pub async fn connect(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    purpose: Use,
+    permit: Permit,
+) -> Result<Connected, Error> {
+    if worker.refuses(endpoint.address) {
+        return Err(Error::Loop);
+    }
+    let security = Security::of(cluster, endpoint);
+    let opening = async {
+        let stream = tcp(cluster, endpoint.address).await?;
+        // Read after the TCP handshake: a certificate renewed meanwhile is used.
+        let identity = worker.state.snapshot().identity.clone();
+        let Some((config, name)) = tls::client(security, endpoint, identity.as_ref(), purpose)? else {
+            return Ok(Io::Plain(stream));
+        };
+        let session = TlsConnector::from(config).connect(name, stream).await;
+        session.map(|session| Io::Tls(Box::new(session))).map_err(|error| Error::TlsFailed(error.to_string()))
+    };
+    let io = tokio::time::timeout(cluster.config.connect_timeout, opening).await.map_err(|_| Error::ConnectTimeout)??;
+    Ok(Connected { io, mutual_tls: security.is_mutual(), permit })
+}
+
+async fn tcp(cluster: &Cluster, address: SocketAddr) -> Result<TcpStream, Error> {
+    let failed = |error: std::io::Error| Error::ConnectFailed(error.kind().to_string());
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    if let Some(ip) = bind_address(cluster, address) {
+        socket.bind(SocketAddr::new(ip, 0)).map_err(failed)?;
+    }
+    let stream = socket.connect(address).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    if let Some(keepalive) = &cluster.config.keepalive {
+        set_keepalive(&stream, keepalive.time, keepalive.interval, keepalive.probes).map_err(failed)?;
+    }
+    Ok(stream)
+}
+
+fn set_keepalive(
+    stream: &TcpStream,
+    time: Option<Duration>,
+    interval: Option<Duration>,
+    probes: Option<u32>,
+) -> std::io::Result<()> {
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(time) = time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
