@@ -34,10 +34,12 @@ pub(crate) fn read(value: Option<Value<'_>>) -> ExportTo {
     for item in &items {
         match item.text() {
             Some("*") => everywhere = true,
-            Some(".") => drop(namespaces.insert(item.report.namespace.clone())),
             Some("~") | None => {}
+            Some(".") => {
+                namespaces.insert(item.report.namespace.clone());
+            }
             Some(namespace) if is_dns_label(namespace) => {
-                drop(namespaces.insert(namespace.to_owned()))
+                namespaces.insert(namespace.to_owned());
             }
             Some(other) => item.error(
                 format!("{other:?} is not a namespace"),

@@ -2,81 +2,24 @@
 //! an unknown field. Readers report and go on, so that one run names all that is wrong; an object with an error is refused as a whole.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::node::{Node, Tree};
 use crate::object::Metadata;
-use crate::problem::{NOT_HONOURED, Problem, Severity};
+use crate::problem::{NOT_HONOURED, Severity};
 
 mod names;
+mod report;
+mod suggest;
+
+pub use report::Report;
+use suggest::closest;
 
 pub use names::{
     header_name, host, is_dns_label, is_dns_subdomain, label_map, port_name, regex_problem,
 };
-
-/// What a document's readers share: where it is, whose it is, and what has been found wrong.
-pub struct Report<'a> {
-    pub file: &'a str,
-    /// `VirtualService shop/cart`.
-    pub object: Option<String>,
-    /// The object's namespace, in which short names are expanded.
-    pub namespace: String,
-    problems: RefCell<Vec<Problem>>,
-    errors: Cell<usize>,
-}
-
-/// More problems than this in one document help nobody.
-const MAX_PROBLEMS: usize = 100;
-
-impl<'a> Report<'a> {
-    pub fn new(file: &'a str, object: Option<String>, namespace: String) -> Self {
-        Self {
-            file,
-            object,
-            namespace,
-            problems: RefCell::default(),
-            errors: Cell::new(0),
-        }
-    }
-
-    pub fn failed(&self) -> bool {
-        self.errors.get() > 0
-    }
-
-    /// Mistakes first, then what this version merely does not do.
-    pub fn into_problems(self) -> Vec<Problem> {
-        let mut problems = self.problems.into_inner();
-        problems.sort_by_key(Problem::is_not_honoured);
-        problems
-    }
-
-    pub fn add(
-        &self,
-        severity: Severity,
-        line: usize,
-        field: &str,
-        reason: String,
-        expected: String,
-    ) {
-        if severity == Severity::Error {
-            self.errors.set(self.errors.get() + 1);
-        }
-        let mut problems = self.problems.borrow_mut();
-        if problems.len() < MAX_PROBLEMS {
-            problems.push(Problem {
-                severity,
-                file: self.file.to_owned(),
-                line: (line > 0).then_some(line),
-                object: self.object.clone(),
-                field: field.to_owned(),
-                reason,
-                expected,
-            });
-        }
-    }
-}
 
 /// A value at its path. Never null: absent and null are the same, as for Kubernetes.
 #[derive(Clone)]
@@ -450,35 +393,6 @@ impl<'a> Fields<'a> {
             );
         }
     }
-}
-
-/// The known name that a misspelt one most likely means.
-fn closest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let allowed = (key.len() / 2).clamp(1, 3);
-    known
-        .iter()
-        .map(|name| (distance(&key.to_lowercase(), &name.to_lowercase()), *name))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Levenshtein distance over bytes; names are short, longer ones are never close.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len().max(b.len()) > 64 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// `metadata` of an object whose name and namespace have been read.

@@ -14,6 +14,10 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// A validated object of one of the kinds the mesh reads.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "objects live one by one behind an Arc"
+)]
 pub enum Object {
     Service(Service),
     Pod(Pod),

@@ -195,14 +195,12 @@ fn read_resolution(spec: &Fields<'_>) -> Option<Resolution> {
     match value.choice(&known.map(|name| (name, name)))? {
         "STATIC" => return Some(Resolution::Static),
         "DNS" => return Some(Resolution::Dns),
-        "DNS_ROUND_ROBIN" => {
-            if spec.get("endpoints").is_some_and(|v| v.list().len() > 1) {
-                spec.error_at(
-                    "endpoints",
-                    "DNS_ROUND_ROBIN mode cannot have multiple endpoints",
-                    "",
-                );
-            }
+        "DNS_ROUND_ROBIN" if spec.get("endpoints").is_some_and(|v| v.list().len() > 1) => {
+            spec.error_at(
+                "endpoints",
+                "DNS_ROUND_ROBIN mode cannot have multiple endpoints",
+                "",
+            );
         }
         "NONE" => none_mode(spec),
         _ => {}

@@ -99,7 +99,7 @@ impl<'a> Index<'a> {
                 Object::ServiceEntry(entry) => index.entries.push(entry),
                 Object::DestinationRule(rule) => index.rules.push(rule),
                 Object::Gateway(gateway) => {
-                    drop(index.gateways.insert(&gateway.meta.name, gateway))
+                    index.gateways.insert(&gateway.meta.name, gateway);
                 }
                 Object::Pod(pod) => index.pods.push(pod),
                 _ => {}

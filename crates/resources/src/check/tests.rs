@@ -17,7 +17,7 @@ fn an_orderly_mesh_is_silent() {
         "{SERVICE}apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: cart, namespace: shop}}\nspec: {{host: cart, subsets: [{{name: v1, labels: {{version: v1}}}}]}}\n\
          ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: cart, namespace: shop}}\nspec: {{hosts: [cart], http: [{{route: [{{destination: {{host: cart, subset: v1, port: {{number: 80}}}}}}]}}]}}\n"
     );
-    assert_eq!(reported(&text), [String::new(); 0]);
+    assert!(reported(&text).is_empty());
 }
 
 #[test]
