@@ -95,6 +95,13 @@ pub(super) fn client(of: &ClientTls, dialect: &Dialect) -> Option<TransportSocke
     };
     let mut common = common(certificate, alpn);
     common.validation_context_type = Some(validation(trust, sans, dialect));
+    if matches!(dialect, Dialect::Envoy { .. }) {
+        // Envoy's clients stop at TLS 1.2 unless told otherwise; mesh peers take nothing below 1.3.
+        common.tls_params = Some(pb::TlsParameters {
+            tls_maximum_protocol_version: pb::tls_parameters::TlsProtocol::TlSv13 as i32,
+            ..pb::TlsParameters::default()
+        });
+    }
     Some(socket(
         TLS_SOCKET,
         pack(&pb::UpstreamTlsContext {
