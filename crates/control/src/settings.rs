@@ -27,7 +27,7 @@ pub struct Settings {
     #[arg(long, env = "TASUKI_ROOT_NAMESPACE", value_name = "NAMESPACE", default_value = "istio-system")]
     pub root_namespace: String,
 
-    /// Where xDS is served in plaintext, without certificates for anybody. Loopback only unless allowed.
+    /// Where xDS and the certificate service are served in plaintext. Loopback only unless allowed.
     #[arg(long, env = "TASUKI_XDS", value_name = "ADDR:PORT", default_value = "127.0.0.1:15010")]
     pub xds: SocketAddr,
 
@@ -39,7 +39,7 @@ pub struct Settings {
     #[arg(long, env = "TASUKI_XDS_TLS", value_name = "ADDR:PORT", default_value = "127.0.0.1:15012")]
     pub xds_tls: SocketAddr,
 
-    /// A further DNS name or IP address in the server certificate of --xds-tls; may be repeated. [default: none besides localhost and the bound address]
+    /// A further DNS name or IP address in the server certificate of --xds-tls; may be repeated. localhost, 127.0.0.1, ::1 and the bound address are always there.
     #[arg(long, env = "TASUKI_XDS_TLS_NAME", value_name = "NAME", value_delimiter = ',')]
     pub xds_tls_name: Vec<String>,
 

@@ -105,9 +105,13 @@ fn discovery(service: &Service, port: u16) -> Discovery {
 fn plain(name: &str, discovery: Discovery) -> Cluster {
     Cluster {
         name: name.to_owned(),
+        // With one possible endpoint there is nothing to balance; on the wire it says so.
+        balance: match discovery {
+            Discovery::OriginalDestination { .. } => Balance::Random,
+            Discovery::Eds { .. } | Discovery::Dns { .. } | Discovery::Static(_) => balance(None),
+        },
         discovery,
         connect_timeout: CONNECT_TIMEOUT,
-        balance: balance(None),
         limits: Limits::default(),
         retry_budget: None,
         outliers: None,

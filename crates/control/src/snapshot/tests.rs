@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tasuki_identity::{SpiffeId, TrustDomain};
-use tasuki_xds::codec::Dialect;
+use tasuki_xds::codec::{Dialect, decode, encode};
 use tasuki_xds::model::{Cluster, ClusterLoadAssignment, Listener, Resource, ResourceType, RouteConfiguration};
 
 use super::Snapshot;
@@ -87,10 +87,10 @@ pub(crate) fn mesh(documents: &[&str]) -> Arc<Mesh> {
     mesh_with(OutboundTrafficPolicy::AllowAny, documents)
 }
 
-/// The same, and nothing may be wrong with it.
+/// The same, and nothing in it may be refused.
 pub(crate) fn good_mesh(documents: &[&str]) -> Arc<Mesh> {
     let mesh = mesh(documents);
-    let errors: Vec<String> = mesh.problems.iter().map(ToString::to_string).collect();
+    let errors: Vec<String> = mesh.problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();
     assert!(errors.is_empty(), "{errors:#?}");
     mesh
 }
@@ -136,35 +136,46 @@ impl As {
         Self { snapshot: Snapshot::new(mesh.clone()), client }
     }
 
+    /// The resource, which must also come through the wire as it is.
+    fn build(&self, ty: ResourceType, name: &str) -> Option<Resource> {
+        let resource = self.snapshot.build(&self.client, ty, name)?;
+        assert_eq!(resource.name(), name);
+        if self.client.dialect == Dialect::Tasuki {
+            let encoded = encode(&resource, &self.client.dialect);
+            assert_eq!(decode(ty, &encoded.any), Ok(resource.clone()), "{name}");
+        }
+        Some(resource)
+    }
+
     fn listener(&self, name: &str) -> Option<Listener> {
-        match self.snapshot.build(&self.client, ResourceType::Listener, name)? {
+        match self.build(ResourceType::Listener, name)? {
             Resource::Listener(listener) => Some(listener),
             other => panic!("{other:?}"),
         }
     }
 
     fn table(&self, name: &str) -> RouteConfiguration {
-        match self.snapshot.build(&self.client, ResourceType::Route, name) {
+        match self.build(ResourceType::Route, name) {
             Some(Resource::Route(table)) => table,
             other => panic!("{name}: {other:?}"),
         }
     }
 
     fn cluster(&self, name: &str) -> Cluster {
-        match self.snapshot.build(&self.client, ResourceType::Cluster, name) {
+        match self.build(ResourceType::Cluster, name) {
             Some(Resource::Cluster(cluster)) => cluster,
             other => panic!("{name}: {other:?}"),
         }
     }
 
     fn endpoints(&self, name: &str) -> ClusterLoadAssignment {
-        match self.snapshot.build(&self.client, ResourceType::Endpoint, name) {
+        match self.build(ResourceType::Endpoint, name) {
             Some(Resource::Endpoint(assignment)) => assignment,
             other => panic!("{name}: {other:?}"),
         }
     }
 
     fn has(&self, ty: ResourceType, name: &str) -> bool {
-        self.snapshot.build(&self.client, ty, name).is_some()
+        self.build(ty, name).is_some()
     }
 }

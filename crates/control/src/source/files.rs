@@ -120,3 +120,6 @@ fn watcher(root: &Path, told: Arc<Notify>) -> Option<notify::RecommendedWatcher>
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

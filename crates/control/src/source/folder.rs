@@ -131,3 +131,6 @@ fn duplicate(key: &ObjectKey, winner: &str, loser: &str) -> [Problem; 2] {
         problem(winner, format!("is declared again in {loser}; this one is used")),
     ]
 }
+
+#[cfg(test)]
+mod tests;

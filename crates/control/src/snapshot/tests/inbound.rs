@@ -161,7 +161,7 @@ fn sources_in_every_form() {
 rules:
 - from:
   - source: {principals: [cluster.local/ns/a/sa/b, "*/sa/c", "cluster.local/ns/d/*", "*"]}
-  - source: {namespaces: [n, "pre*", "*suf"], notNamespaces: [m]}
+  - source: {namespaces: ["n", "pre*", "*suf"], notNamespaces: [m]}
   - source: {serviceAccounts: [a/b, c]}
   - source: {ipBlocks: [10.0.0.0/8], notIpBlocks: [10.1.0.0/16]}
   - source: {requestPrincipals: ["*"]}
@@ -170,7 +170,7 @@ rules:
   - {key: destination.port, values: ["80"]}
 "#,
     );
-    let mesh = mesh(&[SHOP, &allow]);
+    let mesh = good_mesh(&[SHOP, &allow]);
     let listener = As::sidecar(&mesh, "shop", "cart-v1").listener("inbound").unwrap();
     let written = &rbac(&listener, "80-mtls-http")[0].policies[0];
     assert_eq!(written.permissions, [Permission::OneOf(vec![Permission::DestinationPort(80)])]);

@@ -1,0 +1,96 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+fn service(name: &str, port: u16) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.0.0.1, ports: [{{port: {port}}}]}}\n")
+}
+
+fn names(objects: &Objects) -> Vec<String> {
+    objects.objects.iter().map(|sourced| sourced.object.meta().name.name.clone()).collect()
+}
+
+#[test]
+fn writes_renames_and_deletions_are_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("a.yaml"), service("one", 1)).unwrap();
+    fs::write(path("b.txt"), service("no", 1)).unwrap();
+    fs::write(path(".hidden.yaml"), service("no", 1)).unwrap();
+    let mut files = Files::open(folder.path()).unwrap();
+    assert_eq!(names(&files.objects()), ["one"]);
+    assert!(!files.look().unwrap());
+    // The same length within one tick of the file system's clock.
+    fs::write(path("a.yaml"), service("two", 1)).unwrap();
+    assert!(files.look().unwrap());
+    assert_eq!(names(&files.objects()), ["two"]);
+    fs::write(path(".swap"), service("three", 1)).unwrap();
+    fs::rename(path(".swap"), path("a.yaml")).unwrap();
+    assert!(files.look().unwrap());
+    assert_eq!(names(&files.objects()), ["three"]);
+    fs::create_dir(path("sub")).unwrap();
+    fs::write(path("sub/c.json"), r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}"#).unwrap();
+    assert!(files.look().unwrap());
+    assert_eq!(names(&files.objects()), ["three", "n"]);
+    fs::remove_file(path("a.yaml")).unwrap();
+    fs::remove_dir_all(path("sub")).unwrap();
+    assert!(files.look().unwrap());
+    assert!(names(&files.objects()).is_empty());
+}
+
+#[test]
+fn a_config_map_swaps_by_symlink() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (version, name) in [("..1", "one"), ("..2", "two")] {
+        fs::create_dir(path(version)).unwrap();
+        fs::write(path(version).join("mesh.yaml"), service(name, 1)).unwrap();
+    }
+    symlink("..1", path("..data")).unwrap();
+    symlink("..data/mesh.yaml", path("mesh.yaml")).unwrap();
+    let mut files = Files::open(folder.path()).unwrap();
+    assert_eq!(names(&files.objects()), ["one"], "once, not also by its target's path");
+    symlink("..2", path("..data_tmp")).unwrap();
+    fs::rename(path("..data_tmp"), path("..data")).unwrap();
+    assert!(files.look().unwrap());
+    assert_eq!(names(&files.objects()), ["two"]);
+}
+
+#[test]
+fn a_folder_that_vanishes_takes_nothing_with_it() {
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("config");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a.yaml"), service("one", 1)).unwrap();
+    let mut files = Files::open(&folder).unwrap();
+    fs::rename(&folder, outer.path().join("away")).unwrap();
+    assert!(files.look().is_err());
+    assert_eq!(names(&files.objects()), ["one"]);
+    fs::rename(outer.path().join("away"), &folder).unwrap();
+    assert!(!files.look().unwrap());
+}
+
+#[test]
+fn what_is_too_large_or_not_text_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fs::File::create(folder.path().join("big.yaml")).unwrap();
+    file.set_len(super::super::scan::MAX_FILE_BYTES + 1).unwrap();
+    fs::write(folder.path().join("bytes.yaml"), [0xff, 0xfe]).unwrap();
+    let report: String = Files::open(folder.path()).unwrap().objects().problems.iter().map(|p| format!("{p}\n")).collect();
+    assert!(report.contains("big.yaml") && report.contains("bytes.yaml"), "{report}");
+}
+
+#[tokio::test]
+async fn followers_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut objects = Files::open(folder.path()).unwrap().follow();
+    assert!(names(&objects.borrow_and_update()).is_empty());
+    for name in ["one", "two"] {
+        fs::write(folder.path().join("a.yaml"), service(name, 1)).unwrap();
+        // A write is a truncation first: an empty file may be seen in between.
+        objects.wait_for(|objects| names(objects) == [name]).await.unwrap();
+    }
+    fs::remove_file(folder.path().join("a.yaml")).unwrap();
+    objects.wait_for(|objects| names(objects).is_empty()).await.unwrap();
+}
