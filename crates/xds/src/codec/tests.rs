@@ -11,8 +11,8 @@ use super::field::{duration, pack};
 use super::{Dialect, decode, encode, version};
 use crate::model::cluster::{Balance, Cluster, Discovery, HttpProtocol, Limits, TlsMatch};
 use crate::model::route::{
-    Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-    WeightedCluster,
+    Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch,
+    VirtualHost, WeightedCluster,
 };
 use crate::model::tls::{CertificateSource, ClientTls};
 use crate::model::{Resource, ResourceType};
@@ -51,7 +51,9 @@ fn others() -> [Dialect; 4] {
         Dialect::Envoy { secrets: false },
         Dialect::Envoy { secrets: true },
         Dialect::Grpc { provider: None },
-        Dialect::Grpc { provider: Some("mesh".to_owned()) },
+        Dialect::Grpc {
+            provider: Some("mesh".to_owned()),
+        },
     ]
 }
 
@@ -74,8 +76,16 @@ fn mesh_cluster() -> Cluster {
         retry_budget: None,
         outliers: None,
         tls: vec![
-            TlsMatch { name: "mesh".to_owned(), tls_mode: Some("istio".to_owned()), tls: Some(tls) },
-            TlsMatch { name: "plain".to_owned(), tls_mode: None, tls: None },
+            TlsMatch {
+                name: "mesh".to_owned(),
+                tls_mode: Some("istio".to_owned()),
+                tls: Some(tls),
+            },
+            TlsMatch {
+                name: "plain".to_owned(),
+                tls_mode: None,
+                tls: None,
+            },
         ],
         http: HttpProtocol::Downstream,
         panic_percent: 0,
@@ -95,12 +105,24 @@ fn tls_has_three_dialects() {
     let with_secrets = format!("{:?}", written(&mesh, &Dialect::Envoy { secrets: true }));
     assert!(with_secrets.contains("tlsMode"), "{with_secrets}");
     let matches = written(&mesh, &Dialect::Envoy { secrets: false }).transport_socket_matches;
-    assert_eq!(matches.len(), 1, "without secrets an Envoy gets plaintext only");
+    assert_eq!(
+        matches.len(),
+        1,
+        "without secrets an Envoy gets plaintext only"
+    );
     let plain = written(&mesh, &Dialect::Grpc { provider: None });
     assert!(plain.transport_socket.is_none() && plain.transport_socket_matches.is_empty());
-    let named = written(&mesh, &Dialect::Grpc { provider: Some("mesh".to_owned()) });
+    let named = written(
+        &mesh,
+        &Dialect::Grpc {
+            provider: Some("mesh".to_owned()),
+        },
+    );
     assert!(named.transport_socket.is_some() && named.transport_socket_matches.is_empty());
-    assert_eq!(named.lb_policy, cluster_pb::cluster::LbPolicy::RoundRobin as i32);
+    assert_eq!(
+        named.lb_policy,
+        cluster_pb::cluster::LbPolicy::RoundRobin as i32
+    );
 }
 
 fn table(path: PathMatch) -> RouteConfiguration {
@@ -133,8 +155,15 @@ fn table(path: PathMatch) -> RouteConfiguration {
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
     };
-    let host = VirtualHost { name: "v".to_owned(), domains: vec!["*".to_owned()], routes: vec![route] };
-    RouteConfiguration { name: "t".to_owned(), virtual_hosts: vec![host] }
+    let host = VirtualHost {
+        name: "v".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![route],
+    };
+    RouteConfiguration {
+        name: "t".to_owned(),
+        virtual_hosts: vec![host],
+    }
 }
 
 fn first_action(table: &route_pb::RouteConfiguration) -> &route_pb::RouteAction {
@@ -160,8 +189,16 @@ fn envoy_gets_the_safe_retry_policy_where_the_model_has_none() {
 fn grpc_gets_segments_as_a_regex() {
     let table = table(PathMatch::Segments("/a.b".to_owned()));
     let grpc = super::route::write(&table, &Dialect::Grpc { provider: None });
-    let path = grpc.virtual_hosts[0].routes[0].r#match.as_ref().unwrap().path_specifier.as_ref().unwrap();
-    let route_pb::route_match::PathSpecifier::SafeRegex(matcher) = path else { panic!("{path:?}") };
+    let path = grpc.virtual_hosts[0].routes[0]
+        .r#match
+        .as_ref()
+        .unwrap()
+        .path_specifier
+        .as_ref()
+        .unwrap();
+    let route_pb::route_match::PathSpecifier::SafeRegex(matcher) = path else {
+        panic!("{path:?}")
+    };
     let regex = regex::Regex::new(&format!("^(?:{})$", matcher.regex)).unwrap();
     assert!(regex.is_match("/a.b") && regex.is_match("/a.b/c"));
     assert!(!regex.is_match("/a.bc") && !regex.is_match("/axb"));
@@ -173,19 +210,34 @@ fn refusal_of(ty: ResourceType, any: &crate::Any) -> super::Refusal {
 
 #[test]
 fn a_field_that_is_not_honoured_is_refused_by_its_path() {
-    let mut table = super::route::write(&table(PathMatch::Prefix("/".to_owned())), &Dialect::Tasuki);
-    let Some(route_pb::route::Action::Route(action)) = &mut table.virtual_hosts[0].routes[0].action else { panic!() };
+    let mut table =
+        super::route::write(&table(PathMatch::Prefix("/".to_owned())), &Dialect::Tasuki);
+    let Some(route_pb::route::Action::Route(action)) = &mut table.virtual_hosts[0].routes[0].action
+    else {
+        panic!()
+    };
     action.idle_timeout = duration(std::time::Duration::from_secs(1));
     let refusal = refusal_of(ResourceType::Route, &pack(&table));
     assert_eq!(refusal.name, "t");
-    assert_eq!(refusal.reason, "virtual_hosts[0].routes[0].route.idle_timeout: not honoured");
+    assert_eq!(
+        refusal.reason,
+        "virtual_hosts[0].routes[0].route.idle_timeout: not honoured"
+    );
 }
 
 #[test]
 fn a_broken_regex_is_refused() {
     let table = table(PathMatch::Regex("(".to_owned()));
-    let refusal = refusal_of(ResourceType::Route, &encode(&Resource::Route(table), &Dialect::Tasuki).any);
-    assert!(refusal.reason.starts_with("virtual_hosts[0].routes[0].match.safe_regex.regex: "), "{refusal}");
+    let refusal = refusal_of(
+        ResourceType::Route,
+        &encode(&Resource::Route(table), &Dialect::Tasuki).any,
+    );
+    assert!(
+        refusal
+            .reason
+            .starts_with("virtual_hosts[0].routes[0].match.safe_regex.regex: "),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -194,25 +246,43 @@ fn a_domain_in_two_virtual_hosts_is_refused() {
     let mut second = table.virtual_hosts[0].clone();
     second.name = "w".to_owned();
     table.virtual_hosts.push(second);
-    let refusal = refusal_of(ResourceType::Route, &encode(&Resource::Route(table), &Dialect::Tasuki).any);
+    let refusal = refusal_of(
+        ResourceType::Route,
+        &encode(&Resource::Route(table), &Dialect::Tasuki).any,
+    );
     assert_eq!(refusal.reason, "virtual_hosts[1].domains: `*` twice");
 }
 
 #[test]
 fn a_timeout_that_is_not_said_is_envoys() {
-    let mut table = super::route::write(&table(PathMatch::Prefix("/".to_owned())), &Dialect::Tasuki);
-    let Some(route_pb::route::Action::Route(action)) = &mut table.virtual_hosts[0].routes[0].action else { panic!() };
+    let mut table =
+        super::route::write(&table(PathMatch::Prefix("/".to_owned())), &Dialect::Tasuki);
+    let Some(route_pb::route::Action::Route(action)) = &mut table.virtual_hosts[0].routes[0].action
+    else {
+        panic!()
+    };
     action.timeout = None;
-    let Resource::Route(read) = decode(ResourceType::Route, &pack(&table)).unwrap() else { panic!() };
-    let RouteAction::Forward(forward) = &read.virtual_hosts[0].routes[0].action else { panic!() };
+    let Resource::Route(read) = decode(ResourceType::Route, &pack(&table)).unwrap() else {
+        panic!()
+    };
+    let RouteAction::Forward(forward) = &read.virtual_hosts[0].routes[0].action else {
+        panic!()
+    };
     assert_eq!(forward.timeout, Some(std::time::Duration::from_secs(15)));
 }
 
 #[test]
 fn a_resource_without_name_or_of_another_type_is_refused() {
     let nameless = pack(&listener_pb::Listener::default());
-    assert_eq!(refusal_of(ResourceType::Listener, &nameless).reason, "name: missing");
-    assert!(refusal_of(ResourceType::Cluster, &nameless).reason.starts_with("type_url: "));
+    assert_eq!(
+        refusal_of(ResourceType::Listener, &nameless).reason,
+        "name: missing"
+    );
+    assert!(
+        refusal_of(ResourceType::Cluster, &nameless)
+            .reason
+            .starts_with("type_url: ")
+    );
 }
 
 #[test]
@@ -235,18 +305,38 @@ fn unknown_filters_are_refused_unless_optional() {
     };
     let with_filter = |is_optional| {
         let mut message = super::listener::write(&listener, &Dialect::Tasuki);
-        let api = message.api_listener.as_mut().unwrap().api_listener.as_mut().unwrap();
+        let api = message
+            .api_listener
+            .as_mut()
+            .unwrap()
+            .api_listener
+            .as_mut()
+            .unwrap();
         let mut manager: hcm::HttpConnectionManager = super::field::unpack(api).unwrap();
-        let any = crate::Any { type_url: "type.googleapis.com/x.Fault".to_owned(), value: Vec::new() };
+        let any = crate::Any {
+            type_url: "type.googleapis.com/x.Fault".to_owned(),
+            value: Vec::new(),
+        };
         let config_type = Some(hcm::http_filter::ConfigType::TypedConfig(any));
-        let filter = hcm::HttpFilter { name: "fault".to_owned(), is_optional, config_type, disabled: false };
+        let filter = hcm::HttpFilter {
+            name: "fault".to_owned(),
+            is_optional,
+            config_type,
+            disabled: false,
+        };
         manager.http_filters.insert(0, filter);
         *api = pack(&manager);
         pack(&message)
     };
     let refusal = refusal_of(ResourceType::Listener, &with_filter(false));
-    assert_eq!(refusal.reason, "api_listener.http_filters[0]: filter `fault` is not honoured");
-    assert_eq!(decode(ResourceType::Listener, &with_filter(true)), Ok(Resource::Listener(listener.clone())));
+    assert_eq!(
+        refusal.reason,
+        "api_listener.http_filters[0]: filter `fault` is not honoured"
+    );
+    assert_eq!(
+        decode(ResourceType::Listener, &with_filter(true)),
+        Ok(Resource::Listener(listener.clone()))
+    );
 }
 
 #[test]
@@ -254,7 +344,13 @@ fn envoy_never_sees_an_api_listener_nor_typed_metadata() {
     use proptest::strategy::{Strategy, ValueTree};
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for _ in 0..64 {
-        let Resource::Listener(listener) = arbitrary::listener().new_tree(&mut runner).unwrap().current() else { panic!() };
+        let Resource::Listener(listener) = arbitrary::listener()
+            .new_tree(&mut runner)
+            .unwrap()
+            .current()
+        else {
+            panic!()
+        };
         let message = super::listener::write(&listener, &Dialect::Envoy { secrets: true });
         assert!(message.api_listener.is_none());
         assert!(message.metadata.is_none());
