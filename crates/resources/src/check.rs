@@ -1,9 +1,10 @@
 //! `tasuki check`: every problem of a set of files, those of single documents and those that only several together show.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::documents::parse_documents;
-use crate::object::Object;
+use crate::object::{Object, ObjectKey};
 use crate::problem::{Problem, Severity};
 
 mod references;
@@ -45,6 +46,7 @@ pub fn check(paths: &[PathBuf]) -> Vec<Problem> {
 pub fn check_texts(texts: &[(String, String)]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut objects: Vec<Located> = Vec::new();
+    let mut places: HashMap<ObjectKey, usize> = HashMap::new();
     for (file, text) in texts {
         for document in parse_documents(file, text) {
             problems.extend(document.problems);
@@ -57,9 +59,12 @@ pub fn check_texts(texts: &[(String, String)]) -> Vec<Problem> {
                 line: document.line,
                 object,
             };
-            match objects.iter().find(|other| other.object.key() == key) {
-                Some(first) => problems.extend(duplicate(first, &located)),
-                None => objects.push(located),
+            match places.get(&key) {
+                Some(first) => problems.extend(duplicate(&objects[*first], &located)),
+                None => {
+                    places.insert(key, objects.len());
+                    objects.push(located);
+                }
             }
         }
     }

@@ -21,6 +21,10 @@ pub use names::{
     header_name, host, is_dns_label, is_dns_subdomain, label_map, port_name, regex_problem,
 };
 
+/// Longest list or mapping within an object; an object of the Kubernetes API has no room for more. Readers compare entries with
+/// each other, so there has to be an end.
+const MAX_ENTRIES: usize = 10_000;
+
 /// A value at its path. Never null: absent and null are the same, as for Kubernetes.
 #[derive(Clone)]
 pub struct Value<'a> {
@@ -225,6 +229,9 @@ impl<'a> Value<'a> {
             self.wrong_type("a list");
             return Vec::new();
         };
+        if self.too_many(items.len()) {
+            return Vec::new();
+        }
         let at = |(index, node)| Value {
             report: self.report,
             node,
@@ -252,6 +259,9 @@ impl<'a> Value<'a> {
             self.wrong_type("a mapping");
             return Vec::new();
         };
+        if self.too_many(entries.len()) {
+            return Vec::new();
+        }
         entries
             .iter()
             .map(|(key, node)| {
@@ -279,9 +289,21 @@ impl<'a> Value<'a> {
             .collect()
     }
 
+    fn too_many(&self, count: usize) -> bool {
+        let too_many = count > MAX_ENTRIES;
+        if too_many {
+            self.error(
+                format!("has {count} entries"),
+                format!("at most {MAX_ENTRIES} are read"),
+            );
+        }
+        too_many
+    }
+
     /// A mapping whose keys are fields.
     pub fn fields(&self) -> Option<Fields<'a>> {
         match &self.node.tree {
+            Tree::Map(entries) if self.too_many(entries.len()) => None,
             Tree::Map(entries) => Some(Fields {
                 value: self.clone(),
                 entries,

@@ -237,6 +237,12 @@ fn authority(value: &Value<'_>) -> Option<String> {
 
 fn read_redirect(value: &Value<'_>) -> Option<Redirect> {
     let fields = value.fields()?;
+    if fields.is_empty() {
+        value.error(
+            "changes nothing",
+            "say uri, prefixRewrite, authority, scheme or port",
+        );
+    }
     if fields.count(&["uri", "prefixRewrite"]) > 1 {
         value.error(
             "has both uri and prefixRewrite",

@@ -121,6 +121,10 @@ fn read_conditions(value: &Value<'_>) -> (Option<Vec<RetryOn>>, Vec<u16>) {
                 codes.push(code);
                 RetryOn::RetriableStatusCodes
             }
+            (None, None) if part == "retriable-headers" => {
+                value.not_honoured(part);
+                continue;
+            }
             (None, None) => {
                 let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
                 value.error(
