@@ -73,7 +73,8 @@ impl CertificateAuthority {
         now: SystemTime,
     ) -> Result<Self, Error> {
         let dir = directory(state_dir);
-        files::create_dir(&dir)?;
+        // Proxies of other users read root-cert.pem here; the keys are 0600 each.
+        files::create_dir(&dir, 0o755)?;
         let lock = lock_patiently(&dir)?;
         let state = match State::load(&dir)? {
             Some(state) => state,

@@ -152,6 +152,19 @@ impl Roots {
         })
     }
 
+    /// These and those, each once.
+    pub fn union(&self, others: &Roots) -> Roots {
+        let mut certificates = self.certificates.to_vec();
+        for other in others.certificates() {
+            if !certificates.contains(other) {
+                certificates.push(other.clone());
+            }
+        }
+        Self {
+            certificates: Arc::new(certificates),
+        }
+    }
+
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
     }

@@ -10,11 +10,11 @@ use crate::error::Error;
 pub(crate) const SECRET: u32 = 0o600;
 pub(crate) const PUBLIC: u32 = 0o644;
 
-/// Creates `path` and its parents for the owner only; keys live below.
-pub(crate) fn create_dir(path: &Path) -> Result<(), Error> {
+/// Creates `path` and its parents.
+pub(crate) fn create_dir(path: &Path, mode: u32) -> Result<(), Error> {
     DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(mode)
         .create(path)
         .map_err(Error::io(path))
 }

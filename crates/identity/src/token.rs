@@ -156,7 +156,8 @@ fn key_path(state_dir: &Path) -> PathBuf {
 fn load_or_create(state_dir: &Path) -> Result<KeyPair, Error> {
     let path = key_path(state_dir);
     if files::read(&path)?.is_none() {
-        files::create_dir(&state_dir.join("token"))?;
+        files::create_dir(state_dir, 0o755)?;
+        files::create_dir(&state_dir.join("token"), 0o700)?;
         let key = KeyPair::generate().map_err(|e| Error::Key(e.to_string()))?;
         // Whoever loses this race reads the winner's key below.
         files::create_new(&path, &key.serialize_pem(), files::SECRET)?;

@@ -160,12 +160,12 @@ fn keys_are_for_the_owner_only_and_orphans_go() {
         }
     }
     assert_eq!(keys, 1);
-    let mode = directory(dir.path())
-        .metadata()
-        .unwrap()
-        .permissions()
-        .mode();
-    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    let bundle = bundle_path(dir.path()).metadata().unwrap();
+    assert_eq!(
+        bundle.permissions().mode() & 0o777,
+        0o644,
+        "proxies read it"
+    );
 }
 
 /// Each step, with a crash after each: the authority is dropped and opened again.
