@@ -25,7 +25,11 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Binds `address` so that every worker can do the same; the kernel spreads connections over them. An IPv6
 /// wildcard takes IPv4 too.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
@@ -38,8 +42,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until `stop` resolves and spawns `serve` for each connection on this worker. While `connections` has
 /// no room, nothing is accepted.
-pub async fn serve<F>(listener: TcpListener, connections: Rc<Connections>, stop: impl Future<Output = ()>, mut serve: impl FnMut(TcpStream, SocketAddr, Open) -> F)
-where
+pub async fn serve<F>(
+    listener: TcpListener,
+    connections: Rc<Connections>,
+    stop: impl Future<Output = ()>,
+    mut serve: impl FnMut(TcpStream, SocketAddr, Open) -> F,
+) where
     F: Future<Output = ()> + 'static,
 {
     tokio::pin!(stop);
@@ -53,7 +61,10 @@ where
     }
 }
 
-async fn next(listener: &TcpListener, connections: &Rc<Connections>) -> (TcpStream, SocketAddr, Open) {
+async fn next(
+    listener: &TcpListener,
+    connections: &Rc<Connections>,
+) -> (TcpStream, SocketAddr, Open) {
     loop {
         let open = connections.room().await;
         match listener.accept().await {
@@ -73,15 +84,36 @@ async fn next(listener: &TcpListener, connections: &Rc<Connections>) -> (TcpStre
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// Failures of one connection (accept(2) passes on pending network errors), not of accepting.
 fn is_transient(error: &io::Error) -> bool {
-    use nix::libc::{ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPROTO};
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
-        || matches!(error.raw_os_error(), Some(ENETDOWN | ENETUNREACH | EHOSTDOWN | EHOSTUNREACH | ENONET | ENOPROTOOPT | EOPNOTSUPP | EPROTO))
+    use nix::libc::{
+        EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP, EPROTO,
+    };
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    ) || matches!(
+        error.raw_os_error(),
+        Some(
+            ENETDOWN
+                | ENETUNREACH
+                | EHOSTDOWN
+                | EHOSTUNREACH
+                | ENONET
+                | ENOPROTOOPT
+                | EOPNOTSUPP
+                | EPROTO
+        )
+    )
 }
 
 #[cfg(test)]
@@ -98,17 +130,25 @@ mod tests {
 
     #[test]
     fn a_full_process_accepts_when_there_is_room_again() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let address = listener.local_addr().unwrap();
             let connections = Rc::new(Connections::new(1));
-            tokio::task::spawn_local(serve(listener, connections, std::future::pending(), |mut stream, _, open| async move {
-                let _open = open;
-                let mut byte = [0];
-                let _ = stream.read_exact(&mut byte).await;
-                let _ = stream.write_all(&byte).await;
-            }));
+            tokio::task::spawn_local(serve(
+                listener,
+                connections,
+                std::future::pending(),
+                |mut stream, _, open| async move {
+                    let _open = open;
+                    let mut byte = [0];
+                    let _ = stream.read_exact(&mut byte).await;
+                    let _ = stream.write_all(&byte).await;
+                },
+            ));
             let mut first = TcpStream::connect(address).await.unwrap();
             let mut second = TcpStream::connect(address).await.unwrap();
             second.write_all(b"2").await.unwrap();

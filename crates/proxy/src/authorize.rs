@@ -15,7 +15,9 @@ mod policy;
 mod template;
 mod text;
 
+use self::path::Strictness;
 use self::policy::{Facts, Policy};
+use crate::error::Error;
 
 /// All RBAC filters of one chain.
 #[derive(Debug, Default)]
@@ -71,12 +73,23 @@ impl Authorizer {
         let mut mentions_paths = false;
         let mut compiled = Vec::with_capacity(filters.len());
         for filter in filters {
-            let policies = filter.policies.iter().map(Policy::compile).collect::<Result<Vec<_>, _>>()?;
+            let policies = filter
+                .policies
+                .iter()
+                .map(Policy::compile)
+                .collect::<Result<Vec<_>, _>>()?;
             // An AUDIT policy changes nothing, so it does not make paths ambiguous either.
-            mentions_paths |= filter.action != RbacAction::Log && policies.iter().any(Policy::mentions_paths);
-            compiled.push(Filter { action: filter.action, policies });
+            mentions_paths |=
+                filter.action != RbacAction::Log && policies.iter().any(Policy::mentions_paths);
+            compiled.push(Filter {
+                action: filter.action,
+                policies,
+            });
         }
-        Ok(Self { filters: compiled, mentions_paths })
+        Ok(Self {
+            filters: compiled,
+            mentions_paths,
+        })
     }
 
     /// Whether a policy looks at paths: then ambiguous paths are refused (semantics section 8).
@@ -89,15 +102,37 @@ impl Authorizer {
         self.filters.is_empty()
     }
 
+    /// Brings the request's path into the one form that is matched and sent on, then checks it.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a path that policies cannot judge, [`Error::Denied`].
+    pub fn admit(&self, source: &Source<'_>, request: &mut Parts) -> Result<Permitted, Error> {
+        let strictness = if self.mentions_paths {
+            Strictness::Unambiguous
+        } else {
+            Strictness::Base
+        };
+        path::canonicalize(&mut request.uri, strictness)
+            .map_err(|ambiguous| Error::BadRequest(ambiguous.reason()))?;
+        self.check_http(source, request)
+            .map_err(|denied| Error::Denied(denied.policy))
+    }
+
     /// Checks a request whose path is canonical already (see [`path::canonical`]).
     pub fn check_http(&self, source: &Source<'_>, request: &Parts) -> Result<Permitted, Denied> {
-        self.check(&Facts { source, request: Some(request) })
+        self.check(&Facts {
+            source,
+            request: Some(request),
+        })
     }
 
     /// Checks a connection of which no request is read. What only a request could tell is taken at its worst:
     /// an ALLOW policy that asks for it does not match, a DENY policy ignores it (semantics section 3).
     pub fn check_tcp(&self, source: &Source<'_>) -> Result<Permitted, Denied> {
-        self.check(&Facts { source, request: None })
+        self.check(&Facts {
+            source,
+            request: None,
+        })
     }
 
     fn check(&self, facts: &Facts<'_>) -> Result<Permitted, Denied> {
@@ -105,17 +140,25 @@ impl Authorizer {
             match filter.action {
                 RbacAction::Log => {
                     if let Some(policy) = filter.policies.iter().find(|p| p.matches(facts, false)) {
-                        tracing::info!(policy = policy.name(), peer = facts.source.identity, "audited");
+                        tracing::info!(
+                            policy = policy.name(),
+                            peer = facts.source.identity,
+                            "audited"
+                        );
                     }
                 }
                 RbacAction::Deny => {
                     if let Some(policy) = filter.policies.iter().find(|p| p.matches(facts, true)) {
-                        return Err(Denied { policy: policy.name().to_owned() });
+                        return Err(Denied {
+                            policy: policy.name().to_owned(),
+                        });
                     }
                 }
                 RbacAction::Allow => {
                     if !filter.policies.iter().any(|p| p.matches(facts, false)) {
-                        return Err(Denied { policy: "none".to_owned() });
+                        return Err(Denied {
+                            policy: "none".to_owned(),
+                        });
                     }
                 }
             }

@@ -65,16 +65,28 @@ pub struct Connection {
 /// What the configuration says about the connection; outbound it is looked up again when the snapshot moves on.
 enum Destination {
     Inbound(Option<Arc<Chain>>),
-    Outbound { generation: u64, name: ListenerName, lookup: Lookup },
-    Gateway { generation: u64, listener: Arc<GatewayListener> },
+    Outbound {
+        generation: u64,
+        name: ListenerName,
+        lookup: Lookup,
+    },
+    Gateway {
+        generation: u64,
+        listener: Arc<GatewayListener>,
+    },
 }
 
 impl std::fmt::Debug for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Inbound(chain) => f.debug_tuple("Inbound").field(&chain.as_ref().map(|chain| &chain.name)).finish(),
+            Self::Inbound(chain) => f
+                .debug_tuple("Inbound")
+                .field(&chain.as_ref().map(|chain| &chain.name))
+                .finish(),
             Self::Outbound { name, .. } => f.debug_tuple("Outbound").field(name).finish(),
-            Self::Gateway { listener, .. } => f.debug_tuple("Gateway").field(&listener.name).finish(),
+            Self::Gateway { listener, .. } => {
+                f.debug_tuple("Gateway").field(&listener.name).finish()
+            }
         }
     }
 }
@@ -93,12 +105,21 @@ pub struct PeerTls {
 impl PeerTls {
     /// A sidecar or gateway of the mesh: it showed an identity and speaks our ALPN. Only its `x-tasuki-*` are believed.
     pub fn is_mesh(&self) -> bool {
-        self.peer.is_some() && self.alpn.as_deref().is_some_and(|alpn| alpn == ALPN_MESH_HTTP || alpn == ALPN_MESH_TCP)
+        self.peer.is_some()
+            && self
+                .alpn
+                .as_deref()
+                .is_some_and(|alpn| alpn == ALPN_MESH_HTTP || alpn == ALPN_MESH_TCP)
     }
 }
 
 impl Connection {
-    fn new(direction: Direction, peer: SocketAddr, original_dst: SocketAddr, destination: Destination) -> Self {
+    fn new(
+        direction: Direction,
+        peer: SocketAddr,
+        original_dst: SocketAddr,
+        destination: Destination,
+    ) -> Self {
         Self {
             direction,
             peer,
@@ -113,7 +134,11 @@ impl Connection {
 
     /// The verified identity of the client, `spiffe://...`.
     pub fn identity(&self) -> Option<&str> {
-        self.tls.as_ref()?.peer.as_ref().map(|peer| peer.id.as_str())
+        self.tls
+            .as_ref()?
+            .peer
+            .as_ref()
+            .map(|peer| peer.id.as_str())
     }
 
     /// Whether `x-tasuki-*` of this client are believed.
@@ -155,7 +180,11 @@ impl Connection {
 
     /// The gateway's listener as it is now; gateways only. One that has gone serves open connections on.
     pub fn gateway(&self, state: &State) -> Option<Arc<GatewayListener>> {
-        let Destination::Gateway { generation, listener } = &mut *self.destination.borrow_mut() else {
+        let Destination::Gateway {
+            generation,
+            listener,
+        } = &mut *self.destination.borrow_mut()
+        else {
             return None;
         };
         let now = state.generation();
@@ -174,7 +203,12 @@ impl Connection {
         if let Some(listener) = self.gateway(state) {
             return Lookup::Found(listener.outbound.clone());
         }
-        let Destination::Outbound { generation, name, lookup } = &mut *self.destination.borrow_mut() else {
+        let Destination::Outbound {
+            generation,
+            name,
+            lookup,
+        } = &mut *self.destination.borrow_mut()
+        else {
             return Lookup::Unknown;
         };
         let now = state.generation();
@@ -189,13 +223,27 @@ impl Connection {
 /// An outbound connection that interception led here.
 pub async fn outbound(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     match original_dst(&stream) {
-        Ok(destination) => leave(worker, stream, peer, ListenerName::address(destination), destination).await,
+        Ok(destination) => {
+            leave(
+                worker,
+                stream,
+                peer,
+                ListenerName::address(destination),
+                destination,
+            )
+            .await
+        }
         Err(error) => tracing::warn!(%error, "original destination unknown"),
     }
 }
 
 /// An outbound connection to an explicit listener, whose destination the command line says.
-pub async fn outbound_to(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, name: ListenerName) {
+pub async fn outbound_to(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    name: ListenerName,
+) {
     let destination = match name.as_str().parse() {
         Ok(address) => Ok(address),
         Err(_) => stream.local_addr(),
@@ -206,7 +254,13 @@ pub async fn outbound_to(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr
     }
 }
 
-async fn leave(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, name: ListenerName, destination: SocketAddr) {
+async fn leave(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    name: ListenerName,
+    destination: SocketAddr,
+) {
     let generation = worker.state.generation();
     let lookup = if worker.refuses(destination) && name.as_str().parse::<SocketAddr>().is_ok() {
         None
@@ -215,7 +269,11 @@ async fn leave(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, name: Li
     };
     let looped = lookup.is_none();
     let lookup = lookup.unwrap_or(Lookup::Unknown);
-    let target = Destination::Outbound { generation, name, lookup: lookup.clone() };
+    let target = Destination::Outbound {
+        generation,
+        name,
+        lookup: lookup.clone(),
+    };
     let mut conn = Connection::new(Direction::Outbound, peer, destination, target);
     if looped {
         return tcp::refuse(&worker, &conn, &stream, &Error::Loop);
@@ -226,10 +284,23 @@ async fn leave(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, name: Li
 }
 
 /// A connection to a gateway's listener.
-pub async fn gateway(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, listener: Arc<GatewayListener>) {
+pub async fn gateway(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: Arc<GatewayListener>,
+) {
     let generation = worker.state.generation();
     let ways = Ways::Found(listener.outbound.clone());
-    let mut conn = Connection::new(Direction::Gateway, peer, listener.address, Destination::Gateway { generation, listener });
+    let mut conn = Connection::new(
+        Direction::Gateway,
+        peer,
+        listener.address,
+        Destination::Gateway {
+            generation,
+            listener,
+        },
+    );
     conn.protocol = ways.protocol();
     distinguish(worker, conn, Stream::tcp(stream), ways).await;
 }
@@ -259,7 +330,10 @@ impl Ways {
 
     fn tcp(&self) -> TcpTarget {
         match self {
-            Self::Found(outbound) => outbound.tcp.clone().map_or(TcpTarget::Nowhere(Error::BlackHole), TcpTarget::Clusters),
+            Self::Found(outbound) => outbound
+                .tcp
+                .clone()
+                .map_or(TcpTarget::Nowhere(Error::BlackHole), TcpTarget::Clusters),
             Self::Disconnected => TcpTarget::Nowhere(Error::Disconnected),
         }
     }
@@ -278,16 +352,39 @@ impl Ways {
 /// Finds out what an outbound or gateway connection speaks and hands it to its itinerary.
 async fn distinguish(worker: Rc<Worker>, mut conn: Connection, mut stream: Stream, ways: Ways) {
     let expect = match conn.protocol {
-        DeclaredProtocol::Auto => Expect { tls: true, http: true },
-        DeclaredProtocol::Http | DeclaredProtocol::Http2 | DeclaredProtocol::Grpc => Expect { tls: false, http: true },
-        DeclaredProtocol::Tls => Expect { tls: true, http: false },
-        DeclaredProtocol::Tcp => return tcp::proxy(worker, Rc::new(conn), stream, ways.tcp(), None).await,
+        DeclaredProtocol::Auto => Expect {
+            tls: true,
+            http: true,
+        },
+        DeclaredProtocol::Http | DeclaredProtocol::Http2 | DeclaredProtocol::Grpc => Expect {
+            tls: false,
+            http: true,
+        },
+        DeclaredProtocol::Tls => Expect {
+            tls: true,
+            http: false,
+        },
+        DeclaredProtocol::Tcp => {
+            return tcp::proxy(worker, Rc::new(conn), stream, ways.tcp(), None).await;
+        }
     };
     let server_first = conn.protocol == DeclaredProtocol::Auto;
-    let found = listen(&worker, &conn, &mut stream, expect, server_first.then(|| ways.tcp()), PATIENCE).await;
+    let found = listen(
+        &worker,
+        &conn,
+        &mut stream,
+        expect,
+        server_first.then(|| ways.tcp()),
+        PATIENCE,
+    )
+    .await;
     match found {
-        Found::Client(Spoken::Http1) => http::serve(worker, Rc::new(conn), stream, HttpVersion::Http1).await,
-        Found::Client(Spoken::Http2) => http::serve(worker, Rc::new(conn), stream, HttpVersion::Http2).await,
+        Found::Client(Spoken::Http1) => {
+            http::serve(worker, Rc::new(conn), stream, HttpVersion::Http1).await
+        }
+        Found::Client(Spoken::Http2) => {
+            http::serve(worker, Rc::new(conn), stream, HttpVersion::Http2).await
+        }
         Found::Client(Spoken::Tls(hello)) => {
             let target = ways.tls(hello.server_name.as_deref());
             conn.passed_server_name = hello.server_name;
@@ -320,8 +417,19 @@ enum Found {
 
 /// Waits for the client. Where the server may speak first (`server_first` says where it is), silence leads to
 /// connecting it, and then whoever speaks first decides (contract section 6).
-async fn listen(worker: &Rc<Worker>, conn: &Connection, stream: &mut Stream, expect: Expect, server_first: Option<TcpTarget>, patience: Duration) -> Found {
-    let silence = if server_first.is_some() { SILENCE } else { patience };
+async fn listen(
+    worker: &Rc<Worker>,
+    conn: &Connection,
+    stream: &mut Stream,
+    expect: Expect,
+    server_first: Option<TcpTarget>,
+    patience: Duration,
+) -> Found {
+    let silence = if server_first.is_some() {
+        SILENCE
+    } else {
+        patience
+    };
     let detected = if server_first.is_some() {
         detect(stream, expect, Some(silence)).await
     } else {
@@ -335,7 +443,9 @@ async fn listen(worker: &Rc<Worker>, conn: &Connection, stream: &mut Stream, exp
         (Ok(Detected::Spoken(spoken)), _) => Found::Client(spoken),
         // The client has ended its half and may still read: a server that speaks first is worth asking.
         (Ok(Detected::Ended), Some(_)) => Found::Client(Spoken::Raw),
-        (Ok(Detected::Silent), Some(target)) => whoever_speaks(worker, conn, stream, expect, &target).await,
+        (Ok(Detected::Silent), Some(target)) => {
+            whoever_speaks(worker, conn, stream, expect, &target).await
+        }
         (Ok(Detected::Ended | Detected::Silent), None) => Found::Nobody,
         (Err(error), _) => {
             tracing::debug!(%error, "client lost before it spoke");
@@ -344,7 +454,13 @@ async fn listen(worker: &Rc<Worker>, conn: &Connection, stream: &mut Stream, exp
     }
 }
 
-async fn whoever_speaks(worker: &Rc<Worker>, conn: &Connection, stream: &mut Stream, expect: Expect, target: &TcpTarget) -> Found {
+async fn whoever_speaks(
+    worker: &Rc<Worker>,
+    conn: &Connection,
+    stream: &mut Stream,
+    expect: Expect,
+    target: &TcpTarget,
+) -> Found {
     // The client's first bytes are not waited for while connecting: they stay in the socket.
     let leg = match tcp::connect(worker, conn, target).await {
         Ok(leg) => Some(leg),
@@ -362,11 +478,16 @@ async fn whoever_speaks(worker: &Rc<Worker>, conn: &Connection, stream: &mut Str
         };
     };
     let (upstream, said) = leg.listen();
-    let heard = tokio::time::timeout(PATIENCE, detect_or_hear(stream, expect, upstream, said)).await;
+    let heard =
+        tokio::time::timeout(PATIENCE, detect_or_hear(stream, expect, upstream, said)).await;
     match heard {
         // HTTP and TLS go their own way: the connection that was opened is dropped unused.
-        Ok(Ok(Some(Detected::Spoken(spoken @ (Spoken::Http1 | Spoken::Http2 | Spoken::Tls(_)))))) => Found::Client(spoken),
-        Ok(Ok(Some(Detected::Spoken(Spoken::Raw) | Detected::Ended | Detected::Silent) | None)) => Found::Server(leg),
+        Ok(Ok(Some(Detected::Spoken(
+            spoken @ (Spoken::Http1 | Spoken::Http2 | Spoken::Tls(_)),
+        )))) => Found::Client(spoken),
+        Ok(Ok(Some(Detected::Spoken(Spoken::Raw) | Detected::Ended | Detected::Silent) | None)) => {
+            Found::Server(leg)
+        }
         Ok(Err(error)) => {
             tracing::debug!(%error, "connection lost before anybody spoke");
             Found::Nobody
@@ -386,7 +507,9 @@ pub async fn inbound(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
 /// An inbound connection to an explicit listener for the application's `port`, which is dialled at the
 /// listener's own address, or on loopback where that would be the listener itself.
 pub async fn inbound_to(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: u16) {
-    let Ok(listener) = stream.local_addr().map(crate::original_dst::canonical) else { return };
+    let Ok(listener) = stream.local_addr().map(crate::original_dst::canonical) else {
+        return;
+    };
     let application = if listener.port() == port {
         SocketAddr::new(loopback_of(listener.ip()), port)
     } else {
@@ -394,9 +517,21 @@ pub async fn inbound_to(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr,
     };
     // Policies and modes are those of the port that the control plane knows: the application's, or the listener's
     // where the workload was declared with that.
-    let declared = worker.state.snapshot().inbound.as_ref().is_some_and(|inbound| inbound.declares(port));
+    let declared = worker
+        .state
+        .snapshot()
+        .inbound
+        .as_ref()
+        .is_some_and(|inbound| inbound.declares(port));
     let known = if declared { port } else { listener.port() };
-    arrive(worker, stream, peer, SocketAddr::new(listener.ip(), known), application).await;
+    arrive(
+        worker,
+        stream,
+        peer,
+        SocketAddr::new(listener.ip(), known),
+        application,
+    )
+    .await;
 }
 
 fn loopback_of(ip: IpAddr) -> IpAddr {
@@ -406,8 +541,19 @@ fn loopback_of(ip: IpAddr) -> IpAddr {
     }
 }
 
-async fn arrive(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, destination: SocketAddr, application: SocketAddr) {
-    let mut conn = Connection::new(Direction::Inbound, peer, destination, Destination::Inbound(None));
+async fn arrive(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    application: SocketAddr,
+) {
+    let mut conn = Connection::new(
+        Direction::Inbound,
+        peer,
+        destination,
+        Destination::Inbound(None),
+    );
     conn.application = application;
     if worker.refuses(application) {
         return tcp::refuse(&worker, &conn, &stream, &Error::Loop);
@@ -421,8 +567,15 @@ async fn arrive(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, destina
     let port = destination.port();
     let ask = inbound.ask(port);
     let mut stream = Stream::tcp(stream);
-    let server_first = ask.server_first.then(|| inbound.select(port, &Spoken::Raw).cloned()).flatten();
-    let patience = if ask.expect.http { PATIENCE } else { FIRST_BYTE };
+    let server_first = ask
+        .server_first
+        .then(|| inbound.select(port, &Spoken::Raw).cloned())
+        .flatten();
+    let patience = if ask.expect.http {
+        PATIENCE
+    } else {
+        FIRST_BYTE
+    };
     let target = server_first.map(TcpTarget::Application);
     let (spoken, leg) = if target.is_some() && !ask.expect.tls && !ask.expect.http {
         // Bytes and nothing else: there is nothing to tell apart.
@@ -441,8 +594,19 @@ async fn arrive(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, destina
 }
 
 /// Ends TLS where the chain says so, then the itinerary.
-async fn enter(worker: Rc<Worker>, mut conn: Connection, mut stream: Stream, chain: Arc<Chain>, spoken: Spoken, leg: Option<Leg>) {
-    let mut version = if spoken == Spoken::Http2 { HttpVersion::Http2 } else { HttpVersion::Http1 };
+async fn enter(
+    worker: Rc<Worker>,
+    mut conn: Connection,
+    mut stream: Stream,
+    chain: Arc<Chain>,
+    spoken: Spoken,
+    leg: Option<Leg>,
+) {
+    let mut version = if spoken == Spoken::Http2 {
+        HttpVersion::Http2
+    } else {
+        HttpVersion::Http1
+    };
     if let Some(tls) = &chain.tls {
         let identity = worker.state.snapshot().identity.clone();
         let (inside, peer_tls) = match terminate(stream, tls, identity.as_deref()).await {
@@ -464,6 +628,15 @@ async fn enter(worker: Rc<Worker>, mut conn: Connection, mut stream: Stream, cha
     conn.destination = RefCell::new(Destination::Inbound(Some(chain.clone())));
     match chain.kind {
         Kind::Http => http::serve(worker, Rc::new(conn), stream, version).await,
-        Kind::Tcp => tcp::proxy(worker, Rc::new(conn), stream, TcpTarget::Application(chain), leg).await,
+        Kind::Tcp => {
+            tcp::proxy(
+                worker,
+                Rc::new(conn),
+                stream,
+                TcpTarget::Application(chain),
+                leg,
+            )
+            .await
+        }
     }
 }

@@ -57,7 +57,11 @@ pub enum Detected {
 
 /// Looks at what the client sends until it is told apart. `silence` bounds the wait for the first byte;
 /// without it the wait is as long as the client's patience.
-pub async fn detect(stream: &mut Stream, expect: Expect, silence: Option<Duration>) -> io::Result<Detected> {
+pub async fn detect(
+    stream: &mut Stream,
+    expect: Expect,
+    silence: Option<Duration>,
+) -> io::Result<Detected> {
     let mut read = BytesMut::new();
     let detected = look(stream, &mut read, expect, silence, None).await;
     stream.unread(read.freeze());
@@ -83,7 +87,13 @@ pub async fn detect_or_hear<U: AsyncRead + Unpin>(
 }
 
 /// `silence` bounds the wait for the first byte, `undecided` the time after it.
-async fn look(stream: &mut Stream, read: &mut BytesMut, expect: Expect, silence: Option<Duration>, undecided: Option<Duration>) -> io::Result<Detected> {
+async fn look(
+    stream: &mut Stream,
+    read: &mut BytesMut,
+    expect: Expect,
+    silence: Option<Duration>,
+    undecided: Option<Duration>,
+) -> io::Result<Detected> {
     // Only where the server may speak first is a hesitating client given up on: declared ports wait.
     let undecided = undecided.or(silence.map(|_| UNDECIDED));
     let mut deadline = silence.map(|silence| Instant::now() + silence);
@@ -127,7 +137,11 @@ async fn read_some(stream: &mut Stream, read: &mut BytesMut) -> io::Result<usize
 
 /// `None`: the bytes so far may still become more than one thing.
 pub fn classify(bytes: &[u8], expect: Expect) -> Option<Spoken> {
-    let tls = if expect.tls { client_hello(bytes) } else { Hello::NotTls };
+    let tls = if expect.tls {
+        client_hello(bytes)
+    } else {
+        Hello::NotTls
+    };
     match tls {
         Hello::Complete(hello) => return Some(Spoken::Tls(hello)),
         Hello::More => return None,
@@ -148,7 +162,11 @@ pub fn classify(bytes: &[u8], expect: Expect) -> Option<Spoken> {
 /// not lead it around policies; a ClientHello this long is nobody's.
 fn at_limit(bytes: &[u8], expect: Expect) -> Spoken {
     let tls = expect.tls && client_hello(bytes) != Hello::NotTls;
-    if expect.http && !tls { Spoken::Http1 } else { Spoken::Raw }
+    if expect.http && !tls {
+        Spoken::Http1
+    } else {
+        Spoken::Raw
+    }
 }
 
 #[cfg(test)]

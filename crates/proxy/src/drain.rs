@@ -52,17 +52,24 @@ impl Default for Drain {
 impl Drain {
     /// A process that is not draining.
     pub fn new() -> Self {
-        Self { started: watch::Sender::new(false), work: Arc::default() }
+        Self {
+            started: watch::Sender::new(false),
+            work: Arc::default(),
+        }
     }
 
     /// What workers, connections and the readiness probe hold.
     pub fn watch(&self) -> Watch {
-        Watch { started: self.started.subscribe(), work: self.work.clone() }
+        Watch {
+            started: self.started.subscribe(),
+            work: self.work.clone(),
+        }
     }
 
     /// Starts the drain. Says whether this call did; later ones change nothing.
     pub fn start(&self) -> bool {
-        self.started.send_if_modified(|started| !std::mem::replace(started, true))
+        self.started
+            .send_if_modified(|started| !std::mem::replace(started, true))
     }
 
     /// Whether the drain has started.
@@ -122,7 +129,9 @@ impl Watch {
     pub fn activity(&self) -> Activity {
         self.work.active.fetch_add(1, Ordering::AcqRel);
         self.work.changed.notify_waiters();
-        Activity { work: self.work.clone() }
+        Activity {
+            work: self.work.clone(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! verified mesh peer. Limits on connections are `limit.rs`, those on requests the HTTP servers' own.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::request::Parts;
@@ -13,7 +14,6 @@ use tasuki_xds::model::cluster::HttpProtocol;
 use tasuki_xds::model::listener::ForwardClientCert;
 
 use crate::authorize::Permitted;
-use crate::authorize::path::{Strictness, canonicalize};
 use crate::body::Body;
 use crate::connection::Connection;
 use crate::error::Error;
@@ -35,38 +35,61 @@ pub use self::chain::{Ask, Chain, Inbound, Kind};
 pub async fn handle(
     worker: &Rc<Worker>,
     conn: &Rc<Connection>,
-    mut request: Request<Body>,
+    request: Request<Body>,
     interim: &Interim,
     record: &mut RequestRecord,
 ) -> Result<Response<Body>, Error> {
     let chain = conn.chain().ok_or(Error::NoRoute)?;
-    let strictness = if chain.authorizer.mentions_paths() { Strictness::Unambiguous } else { Strictness::Base };
-    canonicalize(request.uri_mut(), strictness).map_err(|_| Error::BadRequest("ambiguous path"))?;
     let (mut parts, body) = request.into_parts();
     introduce(worker, conn, &parts, record);
-    let permitted = authorize(&chain, conn, &parts)?;
-    let spoken = spoken(&chain, conn, &parts);
-    clean(worker, conn, &chain, &mut parts);
-    send(worker, conn, &chain, permitted, spoken, Request::from_parts(parts, body), interim, record).await
+    let permitted = chain.authorizer.admit(&conn.source(), &mut parts)?;
+    let decision = Decision {
+        spoken: spoken(&chain, conn, &parts),
+        chain,
+        _permitted: permitted,
+    };
+    clean(worker, conn, &decision.chain, &mut parts);
+    let request = Request::from_parts(parts, body);
+    send(worker, conn, decision, request, interim, record).await
+}
+
+/// Everything that was decided before the application is dialled.
+struct Decision {
+    chain: Arc<Chain>,
+    /// What the application is spoken to.
+    spoken: OrigProto,
+    /// The proof that the request may be handed on.
+    _permitted: Permitted,
 }
 
 /// Says in the record who asks.
 fn introduce(worker: &Worker, conn: &Connection, request: &Parts, record: &mut RequestRecord) {
-    let labels = request.headers.get(headers::PEER).filter(|_| conn.is_mesh_peer());
-    record.source = Some(worker.metrics.peers.intern(conn.identity(), labels.map(HeaderValue::as_bytes)));
+    let labels = request
+        .headers
+        .get(headers::PEER)
+        .filter(|_| conn.is_mesh_peer());
+    record.source = Some(
+        worker
+            .metrics
+            .peers
+            .intern(conn.identity(), labels.map(HeaderValue::as_bytes)),
+    );
     record.mutual_tls = conn.identity().is_some();
-}
-
-fn authorize(chain: &Chain, conn: &Connection, request: &Parts) -> Result<Permitted, Error> {
-    chain.authorizer.check_http(&conn.source(), request).map_err(|denied| Error::Denied(denied.policy))
 }
 
 /// What the application is spoken to: what the mesh peer's client spoke; without TLS what the client speaks
 /// itself; else what the port was declared to speak. gRPC is always HTTP/2.
 fn spoken(chain: &Chain, conn: &Connection, request: &Parts) -> OrigProto {
-    let told = request.headers.get(headers::ORIG_PROTO).filter(|_| conn.is_mesh_peer()).and_then(OrigProto::parse);
+    let told = request
+        .headers
+        .get(headers::ORIG_PROTO)
+        .filter(|_| conn.is_mesh_peer())
+        .and_then(OrigProto::parse);
     if headers::is_grpc(&request.headers) {
-        return OrigProto { version: Version::HTTP_2, absolute: false };
+        return OrigProto {
+            version: Version::HTTP_2,
+            absolute: false,
+        };
     }
     if let Some(told) = told {
         return told;
@@ -77,7 +100,10 @@ fn spoken(chain: &Chain, conn: &Connection, request: &Parts) -> OrigProto {
         // A peer's frames are HTTP/2 whatever its client spoke, so they say nothing about the application.
         (Some(_), HttpProtocol::Http1 | HttpProtocol::Downstream) => Version::HTTP_11,
     };
-    OrigProto { version, absolute: false }
+    OrigProto {
+        version,
+        absolute: false,
+    }
 }
 
 /// Removes what only the mesh may say and adds what the mesh knows.
@@ -95,33 +121,48 @@ fn clean(worker: &Worker, conn: &Connection, chain: &Chain, request: &mut Parts)
 
 /// Exactly one element, as Envoy writes it with `SANITIZE_SET`.
 fn client_cert(own: &Identity, peer: &PeerCertificate) -> String {
-    format!("By={};Hash={};Subject=\"{}\";URI={}", own.id(), peer.sha256_hex, quoted(&peer.subject), peer.id)
+    format!(
+        "By={};Hash={};Subject=\"{}\";URI={}",
+        own.id(),
+        peer.sha256_hex,
+        quoted(&peer.subject),
+        peer.id
+    )
 }
 
 fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-/// Hands the request on. `_permitted` is the proof that it may.
+/// Hands the request on as it was decided.
 async fn send(
     worker: &Rc<Worker>,
     conn: &Connection,
-    chain: &Chain,
-    _permitted: Permitted,
-    spoken: OrigProto,
+    decision: Decision,
     mut request: Request<Body>,
     interim: &Interim,
     record: &mut RequestRecord,
 ) -> Result<Response<Body>, Error> {
+    let Decision { chain, spoken, .. } = decision;
     let picked = chain.cluster.pick_original(conn.application);
     record.upstream = Some(picked.endpoint.address);
     record.cluster = Some(chain.cluster_name.clone());
-    let version = if spoken.version == Version::HTTP_2 { HttpVersion::Http2 } else { HttpVersion::Http1 };
+    let version = if spoken.version == Version::HTTP_2 {
+        HttpVersion::Http2
+    } else {
+        HttpVersion::Http1
+    };
     if version == HttpVersion::Http1 {
         // Tells the HTTP/1 side which version and form the target had; it does not reach the application.
-        request.headers_mut().insert(headers::ORIG_PROTO, spoken.header());
+        request
+            .headers_mut()
+            .insert(headers::ORIG_PROTO, spoken.header());
     }
-    let target = Target { cluster: &chain.cluster, endpoint: &picked.endpoint, version };
+    let target = Target {
+        cluster: &chain.cluster,
+        endpoint: &picked.endpoint,
+        version,
+    };
     upstream::send(worker, &target, request, interim).await
 }
 

@@ -20,7 +20,6 @@ pub mod eject;
 pub mod error;
 pub mod gateway;
 pub mod headers;
-pub mod health;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -29,7 +29,11 @@ pub struct Open {
 impl Connections {
     /// At most `most`, at least one.
     pub fn new(most: usize) -> Self {
-        Self { open: Cell::new(0), most: most.max(1), freed: Notify::new() }
+        Self {
+            open: Cell::new(0),
+            most: most.max(1),
+            freed: Notify::new(),
+        }
     }
 
     /// What one of `workers` may hold, by the process's limit of open files: half of them, since each
@@ -51,7 +55,9 @@ impl Connections {
             self.freed.notified().await;
         }
         self.open.set(self.open.get() + 1);
-        Open { connections: self.clone() }
+        Open {
+            connections: self.clone(),
+        }
     }
 }
 
@@ -80,7 +86,11 @@ mod tests {
     async fn a_place_is_given_back() {
         let connections = Rc::new(Connections::new(1));
         let first = connections.room().await;
-        assert!(tokio::time::timeout(std::time::Duration::from_secs(1), connections.room()).await.is_err());
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_secs(1), connections.room())
+                .await
+                .is_err()
+        );
         drop(first);
         let second = connections.room().await;
         assert_eq!(connections.open(), 1);

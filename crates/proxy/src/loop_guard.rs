@@ -23,7 +23,10 @@ pub struct LoopGuard {
 impl LoopGuard {
     /// `ports` are refused on every local address, `exact` at that address (an unspecified one: at all local ones).
     pub fn new(ports: Vec<u16>, exact: Vec<SocketAddr>) -> Self {
-        let mut guard = Self { ports, exact: Vec::new() };
+        let mut guard = Self {
+            ports,
+            exact: Vec::new(),
+        };
         for address in exact {
             if address.ip().is_unspecified() {
                 guard.ports.push(address.port());
@@ -37,15 +40,26 @@ impl LoopGuard {
     /// What `settings` make the proxy listen on.
     pub fn of(settings: &Settings) -> Self {
         let own = [settings.admin, settings.metrics, settings.health];
-        let ports = own.iter().chain(&settings.outbound).chain(&settings.inbound).map(SocketAddr::port).collect();
+        let ports = own
+            .iter()
+            .chain(&settings.outbound)
+            .chain(&settings.inbound)
+            .map(SocketAddr::port)
+            .collect();
         let listen = settings.listen.iter().map(|listen| listen.address);
-        Self::new(ports, listen.chain(settings.inbound_listen.iter().map(|listen| listen.address)).collect())
+        Self::new(
+            ports,
+            listen
+                .chain(settings.inbound_listen.iter().map(|listen| listen.address))
+                .collect(),
+        )
     }
 
     /// Whether dialling `target` would reach the proxy itself.
     pub fn refuses(&self, target: SocketAddr) -> bool {
         let target = canonical(target);
-        self.exact.contains(&target) || (self.ports.contains(&target.port()) && is_local(target.ip()))
+        self.exact.contains(&target)
+            || (self.ports.contains(&target.port()) && is_local(target.ip()))
     }
 }
 
@@ -55,16 +69,20 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 fn is_assigned(ip: IpAddr) -> bool {
-    let Ok(interfaces) = getifaddrs() else { return true };
-    interfaces.filter_map(|interface| interface.address).any(|address| {
-        if let Some(v4) = address.as_sockaddr_in() {
-            IpAddr::V4(v4.ip()) == ip
-        } else if let Some(v6) = address.as_sockaddr_in6() {
-            IpAddr::V6(v6.ip()) == ip
-        } else {
-            false
-        }
-    })
+    let Ok(interfaces) = getifaddrs() else {
+        return true;
+    };
+    interfaces
+        .filter_map(|interface| interface.address)
+        .any(|address| {
+            if let Some(v4) = address.as_sockaddr_in() {
+                IpAddr::V4(v4.ip()) == ip
+            } else if let Some(v6) = address.as_sockaddr_in6() {
+                IpAddr::V6(v6.ip()) == ip
+            } else {
+                false
+            }
+        })
 }
 
 /// `ip route add local 10.0.0.0/8 dev lo` makes addresses local that no interface has. The kernel then chooses
@@ -74,7 +92,9 @@ fn is_routed_locally(ip: IpAddr) -> bool {
         IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
         IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let Ok(socket) = UdpSocket::bind(any) else { return false };
+    let Ok(socket) = UdpSocket::bind(any) else {
+        return false;
+    };
     // The port is never sent to; 9 is discard.
     socket.connect((ip, 9)).is_ok() && socket.local_addr().is_ok_and(|local| local.ip() == ip)
 }
@@ -84,19 +104,37 @@ mod tests {
     use super::*;
 
     fn guard() -> LoopGuard {
-        LoopGuard::new(vec![15001, 15006], vec!["127.0.0.9:8080".parse().unwrap(), "0.0.0.0:7070".parse().unwrap()])
+        LoopGuard::new(
+            vec![15001, 15006],
+            vec![
+                "127.0.0.9:8080".parse().unwrap(),
+                "0.0.0.0:7070".parse().unwrap(),
+            ],
+        )
     }
 
     #[test]
     fn refuses_own_ports_on_every_local_address() {
-        for address in ["127.0.0.1:15001", "127.3.4.5:15006", "[::1]:15006", "0.0.0.0:15001", "[::ffff:127.0.0.1]:15001", "127.0.0.1:7070"] {
+        for address in [
+            "127.0.0.1:15001",
+            "127.3.4.5:15006",
+            "[::1]:15006",
+            "0.0.0.0:15001",
+            "[::ffff:127.0.0.1]:15001",
+            "127.0.0.1:7070",
+        ] {
             assert!(guard().refuses(address.parse().unwrap()), "{address}");
         }
     }
 
     #[test]
     fn other_addresses_and_ports_are_dialled() {
-        for address in ["192.0.2.7:15001", "127.0.0.1:8080", "127.0.0.8:8080", "[2001:db8::1]:15006"] {
+        for address in [
+            "192.0.2.7:15001",
+            "127.0.0.1:8080",
+            "127.0.0.8:8080",
+            "[2001:db8::1]:15006",
+        ] {
             assert!(!guard().refuses(address.parse().unwrap()), "{address}");
         }
     }

@@ -35,13 +35,18 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 fn as_inet(address: &socket2::SockAddr) -> io::Result<SocketAddr> {
-    address.as_socket().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
+    address
+        .as_socket()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
 }
 
 /// The kernel has no connection tracking, or no entry for this connection.
 fn not_tracked(error: &io::Error) -> bool {
     use nix::libc::{ENOENT, ENOPROTOOPT, EOPNOTSUPP};
-    matches!(error.raw_os_error(), Some(ENOENT | ENOPROTOOPT | EOPNOTSUPP))
+    matches!(
+        error.raw_os_error(),
+        Some(ENOENT | ENOPROTOOPT | EOPNOTSUPP)
+    )
 }
 
 #[cfg(test)]
@@ -61,6 +66,9 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        assert_eq!(original_dst(&accepted).unwrap(), listener.local_addr().unwrap());
+        assert_eq!(
+            original_dst(&accepted).unwrap(),
+            listener.local_addr().unwrap()
+        );
     }
 }

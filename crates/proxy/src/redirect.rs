@@ -21,22 +21,52 @@ pub struct RedirectArgs {
     #[arg(value_enum)]
     pub action: Action,
     /// The user and group id under which the proxy runs; its own connections are not led through it again
-    #[arg(long, env = "TASUKI_PROXY_UID", value_name = "UID", default_value_t = 1337)]
+    #[arg(
+        long,
+        env = "TASUKI_PROXY_UID",
+        value_name = "UID",
+        default_value_t = 1337
+    )]
     pub proxy_uid: u32,
     /// Inbound ports that are not led through the proxy, besides 15020 and 15021
-    #[arg(long, env = "TASUKI_EXCLUDE_INBOUND_PORTS", value_name = "PORTS", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TASUKI_EXCLUDE_INBOUND_PORTS",
+        value_name = "PORTS",
+        value_delimiter = ','
+    )]
     pub exclude_inbound_ports: Vec<u16>,
     /// Outbound ports that are not led through the proxy
-    #[arg(long, env = "TASUKI_EXCLUDE_OUTBOUND_PORTS", value_name = "PORTS", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TASUKI_EXCLUDE_OUTBOUND_PORTS",
+        value_name = "PORTS",
+        value_delimiter = ','
+    )]
     pub exclude_outbound_ports: Vec<u16>,
     /// Outbound destinations that are not led through the proxy
-    #[arg(long, env = "TASUKI_EXCLUDE_OUTBOUND_CIDRS", value_name = "CIDRS", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TASUKI_EXCLUDE_OUTBOUND_CIDRS",
+        value_name = "CIDRS",
+        value_delimiter = ','
+    )]
     pub exclude_outbound_cidrs: Vec<Cidr>,
     /// Where the proxy takes outbound connections; an IPv6 address covers IPv6 too
-    #[arg(long, env = "TASUKI_OUTBOUND", value_name = "ADDR:PORT", default_value = "127.0.0.1:15001")]
+    #[arg(
+        long,
+        env = "TASUKI_OUTBOUND",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:15001"
+    )]
     pub outbound: SocketAddr,
     /// Where the proxy takes inbound connections; with an IPv6 address IPv6 is redirected, otherwise dropped
-    #[arg(long, env = "TASUKI_INBOUND", value_name = "ADDR:PORT", default_value = "0.0.0.0:15006")]
+    #[arg(
+        long,
+        env = "TASUKI_INBOUND",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:15006"
+    )]
     pub inbound: SocketAddr,
 }
 
@@ -59,7 +89,11 @@ pub fn run(args: &RedirectArgs) -> anyhow::Result<()> {
         Action::Remove => remove(&plan),
         Action::Print => {
             for family in [Family::V4, Family::V6] {
-                print!("# {}-restore --noflush\n{}", family.command(), plan.restore_input(family, &plan.jumps(family)));
+                print!(
+                    "# {}-restore --noflush\n{}",
+                    family.command(),
+                    plan.restore_input(family, &plan.jumps(family))
+                );
             }
             Ok(())
         }
@@ -76,7 +110,8 @@ fn install(plan: &Plan) -> anyhow::Result<()> {
                 missing.push(jump);
             }
         }
-        tool.restore(&plan.restore_input(family, &missing)).with_context(|| format!("{family:?} rules"))?;
+        tool.restore(&plan.restore_input(family, &missing))
+            .with_context(|| format!("{family:?} rules"))?;
     }
     if !has_default_route() {
         tracing::warn!("no default route: packets to unknown addresses are not seen by the rules");
@@ -101,13 +136,22 @@ fn remove(plan: &Plan) -> anyhow::Result<()> {
 
 /// IPv6 is left out where the kernel has none.
 fn families() -> Vec<Family> {
-    if std::path::Path::new("/proc/thread-self/net/if_inet6").exists() { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
+    if std::path::Path::new("/proc/thread-self/net/if_inet6").exists() {
+        vec![Family::V4, Family::V6]
+    } else {
+        vec![Family::V4]
+    }
 }
 
 /// Without a route a connect fails before the OUTPUT chain sees a packet.
 fn has_default_route() -> bool {
-    let Ok(routes) = std::fs::read_to_string("/proc/thread-self/net/route") else { return true };
-    routes.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some("00000000"))
+    let Ok(routes) = std::fs::read_to_string("/proc/thread-self/net/route") else {
+        return true;
+    };
+    routes
+        .lines()
+        .skip(1)
+        .any(|line| line.split_whitespace().nth(1) == Some("00000000"))
 }
 
 #[cfg(test)]

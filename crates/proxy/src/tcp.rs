@@ -66,10 +66,16 @@ pub enum Target {
 }
 
 /// Connects to where the bytes of `conn` go, if they may.
-pub async fn connect(worker: &Rc<Worker>, conn: &Connection, target: &Target) -> Result<Leg, Error> {
+pub async fn connect(
+    worker: &Rc<Worker>,
+    conn: &Connection,
+    target: &Target,
+) -> Result<Leg, Error> {
     match target {
         Target::Clusters(target) => {
-            let cluster = target.pick(balance::random()).map_err(|_| Error::NoCluster(target.stat_prefix.clone()))?;
+            let cluster = target
+                .pick(balance::random())
+                .map_err(|_| Error::NoCluster(target.stat_prefix.clone()))?;
             dial(worker, conn, cluster).await
         }
         Target::Application(chain) => {
@@ -81,7 +87,11 @@ pub async fn connect(worker: &Rc<Worker>, conn: &Connection, target: &Target) ->
     }
 }
 
-async fn dial(worker: &Rc<Worker>, conn: &Connection, cluster: &Arc<Cluster>) -> Result<Leg, Error> {
+async fn dial(
+    worker: &Rc<Worker>,
+    conn: &Connection,
+    cluster: &Arc<Cluster>,
+) -> Result<Leg, Error> {
     let destination = match conn.direction {
         Direction::Inbound => conn.application,
         Direction::Outbound | Direction::Gateway => conn.original_dst,
@@ -92,7 +102,12 @@ async fn dial(worker: &Rc<Worker>, conn: &Connection, cluster: &Arc<Cluster>) ->
         match upstream::connect_tcp(worker, cluster, &picked.endpoint).await {
             Ok(connected) => {
                 cluster.observe(&picked.endpoint, Outcome::Success);
-                return Ok(Leg { connected, picked, cluster: cluster.clone(), said: BytesMut::new() });
+                return Ok(Leg {
+                    connected,
+                    picked,
+                    cluster: cluster.clone(),
+                    said: BytesMut::new(),
+                });
             }
             Err(error) => {
                 let unconnected = error.retry_class() == RetryClass::ConnectFailure;
@@ -110,7 +125,13 @@ async fn dial(worker: &Rc<Worker>, conn: &Connection, cluster: &Arc<Cluster>) ->
 }
 
 /// Carries the connection's bytes to `target`, or over `leg` where one is connected already.
-pub async fn proxy(worker: Rc<Worker>, conn: Rc<Connection>, stream: Stream, target: Target, leg: Option<Leg>) {
+pub async fn proxy(
+    worker: Rc<Worker>,
+    conn: Rc<Connection>,
+    stream: Stream,
+    target: Target,
+    leg: Option<Leg>,
+) {
     let mut record = record(&worker, &conn);
     // Raw bytes cannot be told to go elsewhere: a drain waits for them.
     let _activity = worker.drain.activity();
@@ -128,11 +149,22 @@ pub async fn proxy(worker: Rc<Worker>, conn: Rc<Connection>, stream: Stream, tar
 }
 
 async fn carry(mut stream: Stream, leg: Leg, idle: Duration, record: &mut TcpRecord) {
-    let Leg { mut connected, picked, cluster, said } = leg;
+    let Leg {
+        mut connected,
+        picked,
+        cluster,
+        said,
+    } = leg;
     describe(record, &picked, &cluster, connected.mutual_tls);
     let progress = Progress::default();
     let copied = {
-        let copying = copy_both(&mut stream, &mut connected.io, Bytes::from(said), idle, &progress);
+        let copying = copy_both(
+            &mut stream,
+            &mut connected.io,
+            Bytes::from(said),
+            idle,
+            &progress,
+        );
         tokio::pin!(copying);
         loop {
             tokio::select! {
@@ -188,9 +220,20 @@ fn describe(record: &mut TcpRecord, picked: &Picked, cluster: &Cluster, mutual_t
     record.cluster = Some(Arc::from(cluster.name()));
     if record.direction != Direction::Inbound {
         record.mutual_tls = mutual_tls;
-        let principal = picked.endpoint.identities.first().filter(|_| mutual_tls).map(|id| Arc::from(id.as_str()));
-        let party = Party { workload: picked.endpoint.workload.clone(), principal };
-        record.destination = Some(Arc::new(Destination { party, service: cluster.config.service.clone() }));
+        let principal = picked
+            .endpoint
+            .identities
+            .first()
+            .filter(|_| mutual_tls)
+            .map(|id| Arc::from(id.as_str()));
+        let party = Party {
+            workload: picked.endpoint.workload.clone(),
+            principal,
+        };
+        record.destination = Some(Arc::new(Destination {
+            party,
+            service: cluster.config.service.clone(),
+        }));
     }
     record.opened();
 }

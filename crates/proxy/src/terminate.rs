@@ -35,7 +35,11 @@ pub enum Error {
 }
 
 /// Performs the handshake that `tls` describes and says who the client is.
-pub async fn terminate(stream: Stream, tls: &ServerTls, identity: Option<&Identity>) -> Result<(Stream, PeerTls), Error> {
+pub async fn terminate(
+    stream: Stream,
+    tls: &ServerTls,
+    identity: Option<&Identity>,
+) -> Result<(Stream, PeerTls), Error> {
     let identity = identity.ok_or(Error::NoIdentity)?;
     let config = identity.server(&tls.alpn, client_auth(tls))?;
     let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;

@@ -22,22 +22,30 @@ pub enum Strictness {
 }
 
 /// Why a path is ambiguous: 400.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ambiguous {
-    #[error("encoded slash in path")]
     EncodedSlash,
-    #[error("backslash in path")]
     Backslash,
-    #[error("control character in path")]
     Control,
-    #[error("semicolon in path")]
     Semicolon,
-    #[error("empty segment in path")]
     EmptySegment,
-    #[error("invalid percent-encoding in path")]
     PercentEncoding,
-    #[error("path is not absolute")]
     NotAbsolute,
+}
+
+impl Ambiguous {
+    /// In words, for the client.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::EncodedSlash => "encoded slash in path",
+            Self::Backslash => "backslash in path",
+            Self::Control => "control character in path",
+            Self::Semicolon => "semicolon in path",
+            Self::EmptySegment => "empty segment in path",
+            Self::PercentEncoding => "ambiguous percent-encoding in path",
+            Self::NotAbsolute => "path is not absolute",
+        }
+    }
 }
 
 /// `path_and_query` with its path in canonical form. The query is left as it is.
@@ -68,10 +76,15 @@ pub fn canonical(path_and_query: &str, strictness: Strictness) -> Result<Cow<'_,
 
 /// Rewrites `uri`'s path to its canonical form. A CONNECT target without a path is left alone.
 pub fn canonicalize(uri: &mut Uri, strictness: Strictness) -> Result<(), Ambiguous> {
-    let Some(original) = uri.path_and_query() else { return Ok(()) };
-    let Cow::Owned(clean) = canonical(original.as_str(), strictness)? else { return Ok(()) };
+    let Some(original) = uri.path_and_query() else {
+        return Ok(());
+    };
+    let Cow::Owned(clean) = canonical(original.as_str(), strictness)? else {
+        return Ok(());
+    };
     let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::try_from(clean).map_err(|_| Ambiguous::PercentEncoding)?);
+    parts.path_and_query =
+        Some(PathAndQuery::try_from(clean).map_err(|_| Ambiguous::PercentEncoding)?);
     *uri = Uri::from_parts(parts).map_err(|_| Ambiguous::PercentEncoding)?;
     Ok(())
 }
@@ -85,7 +98,10 @@ pub fn canonical_pattern(text: &StringMatch) -> StringMatch {
         Pattern::Contains(s) => Pattern::Contains(canonical_literal(s)),
         Pattern::Regex(s) => Pattern::Regex(s.clone()),
     };
-    StringMatch { pattern, ignore_case: text.ignore_case }
+    StringMatch {
+        pattern,
+        ignore_case: text.ignore_case,
+    }
 }
 
 /// Literal text of a pattern, decoded and encoded anew.
@@ -174,8 +190,12 @@ fn decodes_again(bytes: &[u8], at: usize) -> bool {
         Some(&byte) => Some((byte, at + 1)),
         None => None,
     };
-    let Some((first, next)) = digit(at) else { return false };
-    let Some((second, _)) = digit(next) else { return false };
+    let Some((first, next)) = digit(at) else {
+        return false;
+    };
+    let Some((second, _)) = digit(next) else {
+        return false;
+    };
     first.is_ascii_hexdigit() && second.is_ascii_hexdigit()
 }
 
@@ -210,7 +230,9 @@ fn without_dot_segments(path: &str) -> String {
 
 /// The byte that `%XX` at `at` stands for.
 fn escaped(bytes: &[u8], at: usize) -> Option<u8> {
-    let &[percent, high, low] = bytes.get(at..at + 3)? else { return None };
+    let &[percent, high, low] = bytes.get(at..at + 3)? else {
+        return None;
+    };
     if percent != b'%' {
         return None;
     }
@@ -237,7 +259,10 @@ fn is_unreserved(byte: u8) -> bool {
 /// What stands unencoded in a segment: RFC 3986's `pchar` without `;`, which some servers cut at.
 fn is_segment_byte(byte: u8) -> bool {
     is_unreserved(byte)
-        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
+        || matches!(
+            byte,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@'
+        )
 }
 
 #[cfg(test)]

@@ -42,11 +42,16 @@ enum Condition {
 
 impl Policy {
     pub fn compile(policy: &rbac::Policy) -> Result<Self, InvalidPolicy> {
-        let wrap = |reason| InvalidPolicy { policy: policy.name.clone(), reason };
+        let wrap = |reason| InvalidPolicy {
+            policy: policy.name.clone(),
+            reason,
+        };
         Ok(Self {
             name: policy.name.clone(),
-            permissions: Condition::one_of(&policy.permissions, Condition::permission).map_err(wrap)?,
-            principals: Condition::one_of(&policy.principals, Condition::principal).map_err(wrap)?,
+            permissions: Condition::one_of(&policy.permissions, Condition::permission)
+                .map_err(wrap)?,
+            principals: Condition::one_of(&policy.principals, Condition::principal)
+                .map_err(wrap)?,
         })
     }
 
@@ -86,7 +91,9 @@ impl Condition {
             Principal::All(inner) => Self::All(Self::each(inner, Self::principal)?),
             Principal::OneOf(inner) => Self::one_of(inner, Self::principal)?,
             Principal::Not(inner) => Self::Not(Box::new(Self::principal(inner)?)),
-            Principal::Authenticated(text) => Self::Authenticated(text.as_ref().map(Text::compile).transpose()?),
+            Principal::Authenticated(text) => {
+                Self::Authenticated(text.as_ref().map(Text::compile).transpose()?)
+            }
             Principal::DirectIp(cidr) => Self::DirectIp(*cidr),
             Principal::Header(header) => Self::Header(HeaderCondition::compile(header)?),
         })
@@ -108,14 +115,20 @@ impl Condition {
             // The worst case of a negation is the best case of what it negates.
             Self::Not(inner) => !inner.holds(facts, !unknown),
             Self::Header(header) => facts.request.map_or(unknown, |r| header.holds(r)),
-            Self::Path(text) => facts.request.map_or(unknown, |r| text.matches(r.uri.path())),
-            Self::PathTemplate(template) => facts.request.map_or(unknown, |r| template.matches(r.uri.path())),
+            Self::Path(text) => facts
+                .request
+                .map_or(unknown, |r| text.matches(r.uri.path())),
+            Self::PathTemplate(template) => facts
+                .request
+                .map_or(unknown, |r| template.matches(r.uri.path())),
             Self::DestinationPort(port) => facts.source.destination.port() == *port,
             Self::DestinationIp(cidr) => contains(cidr, facts.source.destination.ip()),
             // A connection without SNI has an empty requested server name, as in Envoy.
             Self::ServerName(text) => text.matches(facts.source.server_name.unwrap_or_default()),
             Self::Authenticated(None) => facts.source.identity.is_some(),
-            Self::Authenticated(Some(text)) => facts.source.identity.is_some_and(|id| text.matches(id)),
+            Self::Authenticated(Some(text)) => {
+                facts.source.identity.is_some_and(|id| text.matches(id))
+            }
             Self::DirectIp(cidr) => contains(cidr, facts.source.address),
         }
     }
@@ -139,8 +152,15 @@ impl Condition {
 /// Whether `ip` is in `cidr`; an IPv4 address in IPv6's clothes is an IPv4 address.
 fn contains(cidr: &Cidr, ip: IpAddr) -> bool {
     match (cidr.address.to_canonical(), ip.to_canonical()) {
-        (IpAddr::V4(net), IpAddr::V4(ip)) => same_prefix(net.to_bits().into(), ip.to_bits().into(), 32, cidr.prefix_len),
-        (IpAddr::V6(net), IpAddr::V6(ip)) => same_prefix(net.to_bits(), ip.to_bits(), 128, cidr.prefix_len),
+        (IpAddr::V4(net), IpAddr::V4(ip)) => same_prefix(
+            net.to_bits().into(),
+            ip.to_bits().into(),
+            32,
+            cidr.prefix_len,
+        ),
+        (IpAddr::V6(net), IpAddr::V6(ip)) => {
+            same_prefix(net.to_bits(), ip.to_bits(), 128, cidr.prefix_len)
+        }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
     }
 }

@@ -27,7 +27,9 @@ impl Template {
                 literal if literal.contains(['*', '{', '}']) => {
                     return wrong("operators are `{*}` and `{**}`, each a whole segment");
                 }
-                literal => pattern.push_str(&regex::escape(&super::path::canonical_literal(literal))),
+                literal => {
+                    pattern.push_str(&regex::escape(&super::path::canonical_literal(literal)))
+                }
             }
         }
         pattern.push('$');
@@ -75,7 +77,14 @@ mod tests {
 
     #[test]
     fn refuses_what_istio_refuses() {
-        for template in ["/{**}/foo/{*}", "/foo/*/{*}", "/foo{*}", "/{x}", "foo/{*}", "/{**}/{**}"] {
+        for template in [
+            "/{**}/foo/{*}",
+            "/foo/*/{*}",
+            "/foo{*}",
+            "/{x}",
+            "foo/{*}",
+            "/{**}/{**}",
+        ] {
             assert!(Template::compile(template).is_err(), "{template}");
         }
     }

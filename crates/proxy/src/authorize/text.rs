@@ -25,16 +25,27 @@ enum Compiled {
 
 impl Text {
     pub fn compile(text: &StringMatch) -> Result<Self, String> {
-        let fold = |s: &String| if text.ignore_case { s.to_ascii_lowercase() } else { s.clone() };
+        let fold = |s: &String| {
+            if text.ignore_case {
+                s.to_ascii_lowercase()
+            } else {
+                s.clone()
+            }
+        };
         let pattern = match &text.pattern {
             Pattern::Exact(s) => Compiled::Exact(fold(s)),
             Pattern::Prefix(s) => Compiled::Prefix(fold(s)),
             Pattern::Suffix(s) => Compiled::Suffix(fold(s)),
             Pattern::Contains(s) => Compiled::Contains(fold(s)),
             // RE2 matches the whole value.
-            Pattern::Regex(s) => Compiled::Regex(Regex::new(&format!("^(?:{s})$")).map_err(|e| e.to_string())?),
+            Pattern::Regex(s) => {
+                Compiled::Regex(Regex::new(&format!("^(?:{s})$")).map_err(|e| e.to_string())?)
+            }
         };
-        Ok(Self { pattern, ignore_case: text.ignore_case })
+        Ok(Self {
+            pattern,
+            ignore_case: text.ignore_case,
+        })
     }
 
     pub fn matches(&self, value: &str) -> bool {
@@ -80,13 +91,22 @@ impl HeaderCondition {
             ":authority" | "host" => Name::Authority,
             ":scheme" => Name::Scheme,
             ":path" => Name::Path,
-            other => Name::Header(other.parse().map_err(|_| format!("header name `{other}`"))?),
+            other => Name::Header(
+                other
+                    .parse()
+                    .map_err(|_| format!("header name `{other}`"))?,
+            ),
         };
         let value = match &header.value {
             ValueMatch::Present => None,
             ValueMatch::String(text) => Some(Text::compile(text)?),
         };
-        Ok(Self { name, value, invert: header.invert, missing_as_empty: header.missing_as_empty })
+        Ok(Self {
+            name,
+            value,
+            invert: header.invert,
+            missing_as_empty: header.missing_as_empty,
+        })
     }
 
     pub fn is_path(&self) -> bool {
@@ -110,7 +130,10 @@ impl HeaderCondition {
             Name::Method => Some(Cow::Borrowed(request.method.as_str())),
             Name::Authority => authority(request).map(Cow::Borrowed),
             Name::Scheme => request.uri.scheme_str().map(Cow::Borrowed),
-            Name::Path => request.uri.path_and_query().map(|p| Cow::Borrowed(p.as_str())),
+            Name::Path => request
+                .uri
+                .path_and_query()
+                .map(|p| Cow::Borrowed(p.as_str())),
             Name::Header(name) => joined(&request.headers, name),
         }
     }

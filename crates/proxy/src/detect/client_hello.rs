@@ -95,7 +95,9 @@ fn record(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>), Stop> {
     if bytes.get(1).is_some_and(|major| *major != 3) {
         return Err(Stop::Malformed);
     }
-    let Some((header, payload)) = bytes.split_first_chunk::<5>() else { return Err(Stop::More) };
+    let Some((header, payload)) = bytes.split_first_chunk::<5>() else {
+        return Err(Stop::More);
+    };
     let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
     if length == 0 || length > LARGEST_RECORD {
         return Err(Stop::Malformed);
@@ -182,4 +184,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,14 +20,21 @@ const LONGEST_METHOD: usize = 32;
 /// too (memcached's `get key`, Redis' `PING`).
 pub fn http_preface(bytes: &[u8]) -> Preface {
     if HTTP2.starts_with(&bytes[..bytes.len().min(HTTP2.len())]) {
-        return if bytes.len() >= HTTP2.len() { Preface::Http2 } else { Preface::More };
+        return if bytes.len() >= HTTP2.len() {
+            Preface::Http2
+        } else {
+            Preface::More
+        };
     }
     request_line(without_empty_lines(bytes)).unwrap_or(Preface::More)
 }
 
 /// A server ignores empty lines before the request line (RFC 9112 section 2.2).
 fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
-    while let Some(rest) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
+    while let Some(rest) = bytes
+        .strip_prefix(b"\r\n")
+        .or_else(|| bytes.strip_prefix(b"\n"))
+    {
         bytes = rest;
     }
     bytes
@@ -48,7 +55,10 @@ fn request_line(line: &[u8]) -> Option<Preface> {
         Some(_) => return Some(Preface::Other),
     }
     let rest = &line[method + 1..];
-    let target = rest.iter().take_while(|b| **b > b' ' && **b != 0x7f).count();
+    let target = rest
+        .iter()
+        .take_while(|b| **b > b' ' && **b != 0x7f)
+        .count();
     match rest.get(target) {
         None => return None,
         Some(b' ') if target > 0 => {}
@@ -100,13 +110,22 @@ mod tests {
             (b"GET / HTTP/1", Preface::More),
             (b"\r", Preface::More),
         ] {
-            assert_eq!(http_preface(bytes), expected, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                http_preface(bytes),
+                expected,
+                "{}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 
     #[test]
     fn a_decision_never_changes_with_more_bytes() {
-        for whole in [&b"GET /a?b=c HTTP/1.1\r\nhost: x\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04", b"get key\r\nset\r\n"] {
+        for whole in [
+            &b"GET /a?b=c HTTP/1.1\r\nhost: x\r\n\r\n"[..],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04",
+            b"get key\r\nset\r\n",
+        ] {
             let last = http_preface(whole);
             for cut in 0..whole.len() {
                 let now = http_preface(&whole[..cut]);

@@ -10,7 +10,8 @@ use tasuki_xds::model;
 use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol};
 use tasuki_xds::model::endpoint::WorkloadRef;
 use tasuki_xds::model::listener::{
-    ChainMatch, Filter, FilterChain, ForwardClientCert, HttpConnection, Listener, RouteSource, Transport,
+    ChainMatch, Filter, FilterChain, ForwardClientCert, HttpConnection, Listener, RouteSource,
+    Transport,
 };
 use tasuki_xds::model::route::RouteAction;
 use tasuki_xds::model::tls::ServerTls;
@@ -71,32 +72,57 @@ pub struct Ask {
 
 impl Inbound {
     /// Compiles the Listener `inbound`; `find` knows the clusters.
-    pub fn compile(listener: &Listener, find: &dyn Fn(&str) -> Option<Arc<Cluster>>) -> Result<Self, InvalidPolicy> {
-        let mut local = Locals { find, made: HashMap::new() };
+    pub fn compile(
+        listener: &Listener,
+        find: &dyn Fn(&str) -> Option<Arc<Cluster>>,
+    ) -> Result<Self, InvalidPolicy> {
+        let mut local = Locals {
+            find,
+            made: HashMap::new(),
+        };
         let mut chain = |chain: &FilterChain| Chain::compile(chain, &mut local).map(Arc::new);
         Ok(Self {
             workload: listener.workload.clone(),
-            chains: listener.chains.iter().map(&mut chain).collect::<Result<_, _>>()?,
-            default: listener.default_chain.as_ref().map(&mut chain).transpose()?,
+            chains: listener
+                .chains
+                .iter()
+                .map(&mut chain)
+                .collect::<Result<_, _>>()?,
+            default: listener
+                .default_chain
+                .as_ref()
+                .map(&mut chain)
+                .transpose()?,
         })
     }
 
     /// Whether chains of its own were given for `port`.
     pub fn declares(&self, port: u16) -> bool {
-        self.chains.iter().any(|chain| chain.matches.destination_port == Some(port))
+        self.chains
+            .iter()
+            .any(|chain| chain.matches.destination_port == Some(port))
     }
 
     /// The chains of `port`: its own if it has any, else those for every port. A port with chains of its own
     /// never falls back to others, so that STRICT there cannot be walked around.
     fn of_port(&self, port: u16) -> impl Iterator<Item = &Arc<Chain>> {
         let own = self.declares(port).then_some(port);
-        let chains = self.chains.iter().filter(move |chain| chain.matches.destination_port == own);
+        let chains = self
+            .chains
+            .iter()
+            .filter(move |chain| chain.matches.destination_port == own);
         chains.chain(self.default.iter().filter(move |_| own.is_none()))
     }
 
     /// How to tell the port's connections apart.
     pub fn ask(&self, port: u16) -> Ask {
-        let mut ask = Ask { expect: Expect { tls: false, http: false }, server_first: false };
+        let mut ask = Ask {
+            expect: Expect {
+                tls: false,
+                http: false,
+            },
+            server_first: false,
+        };
         for chain in self.of_port(port) {
             ask.expect.tls |= chain.matches.transport == Transport::Tls;
             if chain.matches.transport != Transport::Tls && chain.tls.is_none() {
@@ -110,9 +136,13 @@ impl Inbound {
     /// The chain for a connection on which the client speaks `spoken`: of those that match, the one that says
     /// most about server name, transport and ALPN, as in Envoy.
     pub fn select(&self, port: u16, spoken: &Spoken) -> Option<&Arc<Chain>> {
-        let matching = self.of_port(port).filter_map(|chain| Some((chain.matches.rank(spoken)?, chain)));
+        let matching = self
+            .of_port(port)
+            .filter_map(|chain| Some((chain.matches.rank(spoken)?, chain)));
         // The first of equals: `max_by_key` would take the last.
-        matching.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, chain)| chain)
+        matching
+            .reduce(|best, next| if next.0 > best.0 { next } else { best })
+            .map(|(_, chain)| chain)
     }
 }
 
@@ -134,12 +164,20 @@ impl Rank for ChainMatch {
             Transport::Tls => hello.is_some(),
         };
         let server_name = hello.and_then(|hello| hello.server_name.as_deref());
-        let name = self.server_names.iter().filter_map(|pattern| name_rank(pattern, server_name)).max();
+        let name = self
+            .server_names
+            .iter()
+            .filter_map(|pattern| name_rank(pattern, server_name))
+            .max();
         let alpn = self.alpn.is_empty() || self.alpn.iter().any(|alpn| speaks(spoken, alpn));
         if !transport || !alpn || (name.is_none() && !self.server_names.is_empty()) {
             return None;
         }
-        Some((name.unwrap_or(0), self.transport != Transport::Any, !self.alpn.is_empty()))
+        Some((
+            name.unwrap_or(0),
+            self.transport != Transport::Any,
+            !self.alpn.is_empty(),
+        ))
     }
 }
 
@@ -157,7 +195,9 @@ fn speaks(spoken: &Spoken, alpn: &str) -> bool {
 fn name_rank(pattern: &str, server_name: Option<&str>) -> Option<usize> {
     let name = server_name?;
     match pattern.strip_prefix('*') {
-        Some(suffix) => (name.len() > suffix.len() && name.ends_with(suffix)).then_some(suffix.len() + 1),
+        Some(suffix) => {
+            (name.len() > suffix.len() && name.ends_with(suffix)).then_some(suffix.len() + 1)
+        }
         None => (pattern == name).then_some(usize::MAX),
     }
 }
@@ -178,7 +218,9 @@ impl Locals<'_> {
         let known = known.as_ref().map(|cluster| &cluster.config);
         let config = model::Cluster {
             name: name.to_owned(),
-            discovery: Discovery::OriginalDestination { bind: Some(FROM.into()) },
+            discovery: Discovery::OriginalDestination {
+                bind: Some(FROM.into()),
+            },
             connect_timeout: known.map_or(CONNECT_TIMEOUT, |k| k.connect_timeout),
             balance: Balance::default(),
             limits: known.map(|k| k.limits).unwrap_or_default(),
@@ -191,7 +233,10 @@ impl Locals<'_> {
             keepalive: None,
             idle_timeout: known.and_then(|k| k.idle_timeout),
         };
-        let made = (Arc::new(Cluster::new(&config)), known.map(|k| k.http).unwrap_or_default());
+        let made = (
+            Arc::new(Cluster::new(&config)),
+            known.map(|k| k.http).unwrap_or_default(),
+        );
         self.made.insert(name.to_owned(), made.clone());
         made
     }
@@ -201,9 +246,15 @@ impl Chain {
     fn compile(chain: &FilterChain, locals: &mut Locals<'_>) -> Result<Self, InvalidPolicy> {
         let (kind, rbac, forward_client_cert, idle_timeout) = match &chain.filter {
             Filter::Http(http) => (Kind::Http, &http.rbac, http.forward_client_cert, None),
-            Filter::Tcp(tcp) => (Kind::Tcp, &tcp.rbac, ForwardClientCert::Sanitize, tcp.idle_timeout),
+            Filter::Tcp(tcp) => (
+                Kind::Tcp,
+                &tcp.rbac,
+                ForwardClientCert::Sanitize,
+                tcp.idle_timeout,
+            ),
         };
-        let (cluster, declared) = locals.cluster(cluster_name(&chain.filter).unwrap_or(&chain.name));
+        let (cluster, declared) =
+            locals.cluster(cluster_name(&chain.filter).unwrap_or(&chain.name));
         Ok(Self {
             name: chain.name.clone(),
             matches: chain.matches.clone(),
@@ -223,12 +274,19 @@ impl Chain {
 fn cluster_name(filter: &Filter) -> Option<&str> {
     match filter {
         Filter::Tcp(tcp) => tcp.clusters.first().map(|c| c.name.as_str()),
-        Filter::Http(HttpConnection { routes: RouteSource::Inline(routes), .. }) => {
-            routes.virtual_hosts.iter().flat_map(|host| &host.routes).find_map(|route| match &route.action {
+        Filter::Http(HttpConnection {
+            routes: RouteSource::Inline(routes),
+            ..
+        }) => routes
+            .virtual_hosts
+            .iter()
+            .flat_map(|host| &host.routes)
+            .find_map(|route| match &route.action {
                 RouteAction::Forward(forward) => forward.clusters.first().map(|c| c.name.as_str()),
-                RouteAction::Redirect(_) | RouteAction::Direct(_) | RouteAction::NonForwarding => None,
-            })
-        }
+                RouteAction::Redirect(_) | RouteAction::Direct(_) | RouteAction::NonForwarding => {
+                    None
+                }
+            }),
         Filter::Http(_) => None,
     }
 }

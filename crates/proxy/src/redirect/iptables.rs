@@ -60,7 +60,11 @@ impl Tool {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| name.clone())?;
-        child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
+        child
+            .stdin
+            .take()
+            .context("no standard input")?
+            .write_all(input.as_bytes())?;
         self.succeed(child.wait_with_output()?)
     }
 
@@ -72,7 +76,11 @@ impl Tool {
 
     fn run(&self, words: &[&str]) -> anyhow::Result<Output> {
         let name = self.command();
-        Command::new(&name).arg("--wait").args(words).output().with_context(|| name)
+        Command::new(&name)
+            .arg("--wait")
+            .args(words)
+            .output()
+            .with_context(|| name)
     }
 
     fn command(&self) -> String {
@@ -83,6 +91,10 @@ impl Tool {
         if output.status.success() {
             return Ok(());
         }
-        bail!("{}: {}", self.command(), String::from_utf8_lossy(&output.stderr).trim())
+        bail!(
+            "{}: {}",
+            self.command(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )
     }
 }

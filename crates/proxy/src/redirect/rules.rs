@@ -64,7 +64,11 @@ pub struct Cidr {
 
 impl Cidr {
     fn family(self) -> Family {
-        if self.address.is_ipv4() { Family::V4 } else { Family::V6 }
+        if self.address.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        }
     }
 }
 
@@ -80,7 +84,14 @@ impl FromStr for Cidr {
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let width = if address.is_ipv4() { 32 } else { 128 };
         let prefix_len = bits.unwrap_or(width);
-        if prefix_len > width { Err(wrong()) } else { Ok(Self { address, prefix_len }) }
+        if prefix_len > width {
+            Err(wrong())
+        } else {
+            Ok(Self {
+                address,
+                prefix_len,
+            })
+        }
     }
 }
 
@@ -105,9 +116,21 @@ impl Jump {
     }
 }
 
-const TO_INBOUND: Jump = Jump { table: "nat", from: "PREROUTING", to: INBOUND };
-const TO_OUTPUT: Jump = Jump { table: "nat", from: "OUTPUT", to: OUTPUT };
-const TO_INPUT: Jump = Jump { table: "filter", from: "INPUT", to: INPUT };
+const TO_INBOUND: Jump = Jump {
+    table: "nat",
+    from: "PREROUTING",
+    to: INBOUND,
+};
+const TO_OUTPUT: Jump = Jump {
+    table: "nat",
+    from: "OUTPUT",
+    to: OUTPUT,
+};
+const TO_INPUT: Jump = Jump {
+    table: "filter",
+    from: "INPUT",
+    to: INPUT,
+};
 
 /// What `install` does, decided from the arguments alone.
 #[derive(Clone, Debug)]
@@ -136,7 +159,11 @@ impl Plan {
 
     /// The jumps that this plan needs.
     pub(super) fn jumps(&self, family: Family) -> Vec<Jump> {
-        let mut jumps = vec![if family.served_by(self.inbound) { TO_INBOUND } else { TO_INPUT }];
+        let mut jumps = vec![if family.served_by(self.inbound) {
+            TO_INBOUND
+        } else {
+            TO_INPUT
+        }];
         if family.served_by(self.outbound) {
             jumps.push(TO_OUTPUT);
         }
@@ -159,14 +186,25 @@ impl Plan {
             filter.extend(self.input_rules().into_iter().map(|rule| (INPUT, rule)));
         }
         if family.served_by(self.outbound) {
-            nat.extend(self.output_rules(family).into_iter().map(|rule| (OUTPUT, rule)));
+            nat.extend(
+                self.output_rules(family)
+                    .into_iter()
+                    .map(|rule| (OUTPUT, rule)),
+            );
         }
         table("nat", &nat, jumps) + &table("filter", &filter, jumps)
     }
 
     fn inbound_rules(&self) -> Vec<String> {
-        let mut rules: Vec<String> = self.open_inbound.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")).collect();
-        rules.push(format!("-p tcp -j REDIRECT --to-ports {}", self.inbound.port()));
+        let mut rules: Vec<String> = self
+            .open_inbound
+            .iter()
+            .map(|port| format!("-p tcp --dport {port} -j RETURN"))
+            .collect();
+        rules.push(format!(
+            "-p tcp -j REDIRECT --to-ports {}",
+            self.inbound.port()
+        ));
         rules
     }
 
@@ -174,14 +212,21 @@ impl Plan {
     /// address would walk around STRICT. New connections only, so what is open stays.
     fn input_rules(&self) -> Vec<String> {
         let mut rules = vec!["-i lo -j RETURN".to_owned()];
-        rules.extend(self.open_inbound.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
+        rules.extend(
+            self.open_inbound
+                .iter()
+                .map(|port| format!("-p tcp --dport {port} -j RETURN")),
+        );
         rules.push("-p tcp --syn -j DROP".to_owned());
         rules
     }
 
     fn output_rules(&self, family: Family) -> Vec<String> {
-        let mut rules: Vec<String> =
-            self.exclude_outbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")).collect();
+        let mut rules: Vec<String> = self
+            .exclude_outbound_ports
+            .iter()
+            .map(|port| format!("-p tcp --dport {port} -j RETURN"))
+            .collect();
         // The proxy reaches its own application.
         rules.push(format!("-o lo -s {} -j RETURN", family.to_application()));
         for owner in ["uid-owner", "gid-owner"] {
@@ -197,9 +242,15 @@ impl Plan {
             rules.push(format!("-m owner --{owner} {proxy} -j RETURN"));
         }
         rules.push(format!("-d {} -j RETURN", family.loopback()));
-        let excluded = self.exclude_outbound_cidrs.iter().filter(|cidr| cidr.family() == family);
+        let excluded = self
+            .exclude_outbound_cidrs
+            .iter()
+            .filter(|cidr| cidr.family() == family);
         rules.extend(excluded.map(|cidr| format!("-d {cidr} -j RETURN")));
-        rules.push(format!("-p tcp -j REDIRECT --to-ports {}", self.outbound.port()));
+        rules.push(format!(
+            "-p tcp -j REDIRECT --to-ports {}",
+            self.outbound.port()
+        ));
         rules
     }
 }

@@ -42,7 +42,10 @@ fn rules_stand_in_istios_order() {
 -A OUTPUT -p tcp -j TASUKI_OUTPUT
 COMMIT
 ";
-    assert_eq!(plan.restore_input(Family::V4, &plan.jumps(Family::V4)), expected);
+    assert_eq!(
+        plan.restore_input(Family::V4, &plan.jumps(Family::V4)),
+        expected
+    );
 }
 
 #[test]
@@ -58,21 +61,34 @@ fn ipv6_is_dropped_without_a_listener_and_redirected_with_one() {
 -A INPUT -p tcp -j TASUKI_INPUT
 COMMIT
 ";
-    assert_eq!(plan.restore_input(Family::V6, &plan.jumps(Family::V6)), expected);
-    let dual = RedirectArgs { inbound: "[::]:15006".parse().unwrap(), outbound: "[::]:15001".parse().unwrap(), ..args(Action::Print) };
+    assert_eq!(
+        plan.restore_input(Family::V6, &plan.jumps(Family::V6)),
+        expected
+    );
+    let dual = RedirectArgs {
+        inbound: "[::]:15006".parse().unwrap(),
+        outbound: "[::]:15001".parse().unwrap(),
+        ..args(Action::Print)
+    };
     let plan = Plan::new(&dual);
     let v6 = plan.restore_input(Family::V6, &plan.jumps(Family::V6));
     assert!(v6.contains("-A TASUKI_INBOUND -p tcp -j REDIRECT --to-ports 15006"));
     assert!(v6.contains("-o lo -s ::6/128 -j RETURN"));
     assert!(v6.contains("-d fd09::/16 -j RETURN"));
     assert!(!v6.contains("DROP"));
-    assert!(plan.restore_input(Family::V4, &[]).contains("TASUKI_INBOUND"));
+    assert!(
+        plan.restore_input(Family::V4, &[])
+            .contains("TASUKI_INBOUND")
+    );
 }
 
 #[test]
 fn cidrs_are_checked() {
     assert!("10.0.0.0/8".parse::<Cidr>().is_ok());
-    assert_eq!("10.0.0.1".parse::<Cidr>().unwrap().to_string(), "10.0.0.1/32");
+    assert_eq!(
+        "10.0.0.1".parse::<Cidr>().unwrap().to_string(),
+        "10.0.0.1/32"
+    );
     for wrong in ["10.0.0.0/33", "x", "10.0.0.0/", "::/129"] {
         assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
     }
@@ -90,8 +106,22 @@ fn in_namespace<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) ->
             return None;
         }
         // One interface with an address and a default route, as a pod has.
-        for words in ["link set lo up", "link add pod0 type veth peer name node0", "link set pod0 up", "link set node0 up", "addr add 10.1.0.5/24 dev pod0", "route add default dev pod0"] {
-            assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
+        for words in [
+            "link set lo up",
+            "link add pod0 type veth peer name node0",
+            "link set pod0 up",
+            "link set node0 up",
+            "addr add 10.1.0.5/24 dev pod0",
+            "route add default dev pod0",
+        ] {
+            assert!(
+                Command::new("ip")
+                    .args(words.split(' '))
+                    .status()
+                    .unwrap()
+                    .success(),
+                "ip {words}"
+            );
         }
         Some(test())
     });
@@ -113,7 +143,10 @@ fn installing_twice_changes_nothing_and_removing_removes_all() {
     in_namespace(|| {
         run(&args(Action::Install)).unwrap();
         let once = rules_now();
-        assert!(once.contains("-A TASUKI_OUTPUT") && once.contains("-A TASUKI_INPUT"), "{once}");
+        assert!(
+            once.contains("-A TASUKI_OUTPUT") && once.contains("-A TASUKI_INPUT"),
+            "{once}"
+        );
         run(&args(Action::Install)).unwrap();
         assert_eq!(rules_now(), once);
         run(&args(Action::Remove)).unwrap();
@@ -126,10 +159,17 @@ fn installing_twice_changes_nothing_and_removing_removes_all() {
 fn a_redirected_connection_knows_where_it_was_going() {
     in_namespace(|| {
         let outbound = TcpListener::bind("127.0.0.1:15001").unwrap();
-        run(&RedirectArgs { exclude_outbound_ports: vec![], ..args(Action::Install) }).unwrap();
+        run(&RedirectArgs {
+            exclude_outbound_ports: vec![],
+            ..args(Action::Install)
+        })
+        .unwrap();
         let mut client = TcpStream::connect("192.0.2.10:8080").unwrap();
         let (mut accepted, _) = outbound.accept().unwrap();
-        assert_eq!(original_dst(&accepted).unwrap(), "192.0.2.10:8080".parse().unwrap());
+        assert_eq!(
+            original_dst(&accepted).unwrap(),
+            "192.0.2.10:8080".parse().unwrap()
+        );
         client.write_all(b"ping").unwrap();
         let mut read = [0; 4];
         accepted.read_exact(&mut read).unwrap();
@@ -140,15 +180,32 @@ fn a_redirected_connection_knows_where_it_was_going() {
 #[test]
 fn a_dual_stack_listener_knows_the_destination_of_both_families() {
     in_namespace(|| {
-        for words in ["-6 addr add fd00:1::5/64 dev pod0 nodad", "-6 route add default dev pod0"] {
-            assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
+        for words in [
+            "-6 addr add fd00:1::5/64 dev pod0 nodad",
+            "-6 route add default dev pod0",
+        ] {
+            assert!(
+                Command::new("ip")
+                    .args(words.split(' '))
+                    .status()
+                    .unwrap()
+                    .success(),
+                "ip {words}"
+            );
         }
         let listener = TcpListener::bind("[::]:15001").unwrap();
-        run(&RedirectArgs { outbound: "[::]:15001".parse().unwrap(), ..args(Action::Install) }).unwrap();
+        run(&RedirectArgs {
+            outbound: "[::]:15001".parse().unwrap(),
+            ..args(Action::Install)
+        })
+        .unwrap();
         for destination in ["192.0.2.10:8080", "[2001:db8::10]:8080"] {
             let _client = TcpStream::connect(destination).unwrap();
             let (accepted, _) = listener.accept().unwrap();
-            assert_eq!(original_dst(&accepted).unwrap(), destination.parse().unwrap());
+            assert_eq!(
+                original_dst(&accepted).unwrap(),
+                destination.parse().unwrap()
+            );
         }
     });
 }

@@ -70,13 +70,22 @@ struct Failed {
 
 /// Copies until the end of both directions. The end of one is passed on and the other goes on (half-close).
 /// `down_first` was read from the upstream already.
-pub async fn copy_both<C, U>(client: &mut C, upstream: &mut U, down_first: Bytes, idle: Duration, progress: &Progress) -> Result<(), Broken>
+pub async fn copy_both<C, U>(
+    client: &mut C,
+    upstream: &mut U,
+    down_first: Bytes,
+    idle: Duration,
+    progress: &Progress,
+) -> Result<(), Broken>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let mut up = Half::default();
-    let mut down = Half { pending: down_first, ..Half::default() };
+    let mut down = Half {
+        pending: down_first,
+        ..Half::default()
+    };
     let timer = tokio::time::sleep(idle);
     tokio::pin!(timer);
     let mut moved = (0, 0);
@@ -84,11 +93,19 @@ where
         let first = up.poll(cx, client, upstream, &progress.up);
         let second = down.poll(cx, upstream, client, &progress.down);
         if let Poll::Ready(Err(failed)) = first {
-            let blame = if failed.reading { Broken::Client } else { Broken::Upstream };
+            let blame = if failed.reading {
+                Broken::Client
+            } else {
+                Broken::Upstream
+            };
             return Poll::Ready(Err(blame(failed.error)));
         }
         if let Poll::Ready(Err(failed)) = second {
-            let blame = if failed.reading { Broken::Upstream } else { Broken::Client };
+            let blame = if failed.reading {
+                Broken::Upstream
+            } else {
+                Broken::Client
+            };
             return Poll::Ready(Err(blame(failed.error)));
         }
         if first.is_ready() && second.is_ready() {
@@ -107,19 +124,29 @@ where
 
 impl Half {
     /// Ready when this direction has ended and the writer knows.
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, count: &Cell<u64>) -> Poll<Result<(), Failed>>
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        count: &Cell<u64>,
+    ) -> Poll<Result<(), Failed>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let writing = |error| Failed { error, reading: false };
+        let writing = |error| Failed {
+            error,
+            reading: false,
+        };
         if self.state == State::Done {
             return Poll::Ready(Ok(()));
         }
         let mut wrote = false;
         for _ in 0..TURNS {
             while !self.pending.is_empty() {
-                let length = ready!(Pin::new(&mut *writer).poll_write(cx, &self.pending)).map_err(writing)?;
+                let length = ready!(Pin::new(&mut *writer).poll_write(cx, &self.pending))
+                    .map_err(writing)?;
                 if length == 0 {
                     return Poll::Ready(Err(writing(io::ErrorKind::WriteZero.into())));
                 }
@@ -149,7 +176,13 @@ impl Half {
     }
 
     /// Reads once and writes at once as much as is taken. Says whether anything was written.
-    fn pass<R, W>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W, count: &Cell<u64>) -> Result<Poll<bool>, Failed>
+    fn pass<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        count: &Cell<u64>,
+    ) -> Result<Poll<bool>, Failed>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -158,7 +191,12 @@ impl Half {
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(reader).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(Err(error)) => return Err(Failed { error, reading: true }),
+                Poll::Ready(Err(error)) => {
+                    return Err(Failed {
+                        error,
+                        reading: true,
+                    });
+                }
                 Poll::Ready(Ok(())) => {}
             }
             let read = buffer.filled();
@@ -168,7 +206,12 @@ impl Half {
             }
             let taken = match Pin::new(writer).poll_write(cx, read) {
                 Poll::Ready(Ok(taken)) => taken,
-                Poll::Ready(Err(error)) => return Err(Failed { error, reading: false }),
+                Poll::Ready(Err(error)) => {
+                    return Err(Failed {
+                        error,
+                        reading: false,
+                    });
+                }
                 Poll::Pending => 0,
             };
             add(count, taken);

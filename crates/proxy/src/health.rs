@@ -1,1 +1,0 @@
-//! Readiness on 15021, for the kubelet and for whoever starts the proxy.
