@@ -9,6 +9,7 @@ mod delta;
 mod sotw;
 #[cfg(test)]
 mod tests;
+mod warming;
 
 pub use delta::DeltaSession;
 pub use sotw::SotwSession;
@@ -39,9 +40,10 @@ pub struct Options {
     pub max_name_length: usize,
     /// Bytes of resources after which an incremental response is cut; the rest follows its ACK.
     pub max_response: usize,
-    /// Send a cluster's endpoints again after the cluster changed. Envoy warms the new cluster by waiting for
-    /// them, and would otherwise serve the old one until a timeout (envoyproxy/envoy issue 13009).
-    pub resend_endpoints: bool,
+    /// The client is an Envoy, which serves a new or changed cluster only once its endpoints have arrived. So they
+    /// are sent again after the cluster changed (envoyproxy/envoy issue 13009), and routes and listeners wait until
+    /// they are acknowledged. Our own proxy and gRPC see to this themselves.
+    pub warm_clusters: bool,
 }
 
 impl Default for Options {
@@ -50,7 +52,7 @@ impl Default for Options {
             max_names: 4096,
             max_name_length: 512,
             max_response: 2 << 20,
-            resend_endpoints: false,
+            warm_clusters: false,
         }
     }
 }

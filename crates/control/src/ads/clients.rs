@@ -43,6 +43,20 @@ impl Session {
             Session::Sotw(session) => session.status(),
         }
     }
+
+    pub(super) fn holds(&self) -> bool {
+        match self {
+            Session::Delta(session) => session.holds(),
+            Session::Sotw(session) => session.holds(),
+        }
+    }
+
+    pub(super) fn release(&mut self) {
+        match self {
+            Session::Delta(session) => session.release(),
+            Session::Sotw(session) => session.release(),
+        }
+    }
 }
 
 /// Takes the client off the list when its stream ends, however it ends.

@@ -10,7 +10,8 @@ use tasuki_xds::proto::{
 };
 use tasuki_xds::server::{DeltaSession, Options, SotwSession, View};
 use tokio::sync::mpsc::Sender;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
@@ -34,6 +35,10 @@ pub(super) trait Protocol: Send + 'static {
     fn on_request(session: &mut Session, request: Self::Request);
     fn poll(session: &mut Session, view: &dyn View) -> Vec<Self::Response>;
 }
+
+/// How long listeners and routes are held back for clusters that an Envoy does not use yet: some clients
+/// never ask for endpoints.
+const HOLD: Duration = Duration::from_secs(5);
 
 impl Protocol for Delta {
     type Request = DeltaDiscoveryRequest;
@@ -107,7 +112,7 @@ pub(super) async fn serve<P: Protocol>(
     let node = P::node(&mut request)
         .ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
     // Subscribed before the first view, so that no change is missed in between.
-    let mut changes = catalog.changes();
+    let changes = catalog.changes();
     let client = Client::identify(&node, identity, &presented, catalog.as_ref())?;
     let remote = presented.connection.remote.map(|remote| remote.to_string());
     info!(
@@ -118,8 +123,24 @@ pub(super) async fn serve<P: Protocol>(
     );
     let listed = clients.connect(client.clone(), P::session(options(&client)), remote);
     P::on_request(&mut listed.record.session(), request);
+    follow::<P>(catalog.as_ref(), &listed, changes, requests, responses).await?;
+    info!(node = client.node_id, "ADS stream closed");
+    Ok(())
+}
+
+/// Keeps an identified client up to date until either side ends the stream.
+async fn follow<P: Protocol>(
+    catalog: &dyn Catalog,
+    listed: &Listed,
+    mut changes: watch::Receiver<u64>,
+    mut requests: Streaming<P::Request>,
+    responses: &Sender<Result<P::Response, Status>>,
+) -> Result<(), Status> {
+    let mut held_since = None;
     loop {
-        push::<P>(catalog.as_ref(), &listed, responses).await?;
+        push::<P>(catalog, listed, responses).await?;
+        let holds = listed.record.session().holds();
+        held_since = holds.then(|| held_since.unwrap_or_else(Instant::now));
         tokio::select! {
             request = requests.message() => match request {
                 Ok(Some(mut request)) => {
@@ -127,22 +148,32 @@ pub(super) async fn serve<P: Protocol>(
                     let _ = P::node(&mut request);
                     P::on_request(&mut listed.record.session(), request);
                 }
-                Ok(None) => break,
+                Ok(None) => return Ok(()),
                 Err(status) => {
-                    debug!(node = client.node_id, %status, "ADS stream broken");
-                    break;
+                    debug!(%status, "ADS stream broken");
+                    return Ok(());
                 }
             },
             changed = changes.changed() => {
                 if changed.is_err() {
-                    break;
+                    return Ok(());
                 }
             }
-            () = responses.closed() => break,
+            () = release_after(held_since) => {
+                listed.record.session().release();
+                held_since = None;
+            }
+            () = responses.closed() => return Ok(()),
         }
     }
-    info!(node = client.node_id, "ADS stream closed");
-    Ok(())
+}
+
+/// Never, if nothing is held back.
+async fn release_after(held_since: Option<Instant>) {
+    match held_since {
+        Some(since) => sleep_until(since + HOLD).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Sends what is due. A sidecar whose pod has been deleted keeps what it has: it is about to end, and what
@@ -184,7 +215,7 @@ fn options(client: &Client) -> Options {
     };
     Options {
         max_names,
-        resend_endpoints: envoy,
+        warm_clusters: envoy,
         ..Options::default()
     }
 }

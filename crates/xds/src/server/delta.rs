@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use envoy_types::pb::envoy::service::discovery::v3::Resource as WireResource;
 
+use super::warming::Warming;
 use super::{Nack, Options, ResourceStatus, View};
 use crate::client::WILDCARD;
 use crate::codec::Encoded;
@@ -18,6 +19,7 @@ use crate::proto::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 pub struct DeltaSession {
     options: Options,
     types: BTreeMap<ResourceType, TypeState>,
+    warming: Warming,
     nonce: u64,
 }
 
@@ -74,6 +76,7 @@ impl DeltaSession {
         Self {
             options,
             types: BTreeMap::new(),
+            warming: Warming::default(),
             nonce: 0,
         }
     }
@@ -86,7 +89,9 @@ impl DeltaSession {
         let first = !self.types.contains_key(&ty);
         let state = self.types.entry(ty).or_default();
         if !request.response_nonce.is_empty() {
-            state.answered(&request);
+            for (name, refused) in state.answered(&request) {
+                self.warming.answered(ty, &name, refused);
+            }
         }
         let names = &request.resource_names_subscribe;
         // The older way to say "everything": a first request without names.
@@ -111,17 +116,19 @@ impl DeltaSession {
         let mut responses = Vec::new();
         let mut lost = Vec::new();
         let mut renewed = Vec::new();
+        self.warming.refresh(view);
         for ty in ResourceType::ALL {
+            let held_back = Warming::holds(ty) && self.holds();
             let Some(state) = self.types.get_mut(&ty) else {
                 continue;
             };
-            if ty == ResourceType::Endpoint && self.options.resend_endpoints {
+            if ty == ResourceType::Endpoint {
                 state.forget(&renewed);
             }
-            if state.in_flight.is_some() {
+            if state.in_flight.is_some() || held_back {
                 continue;
             }
-            let resend = ty == ResourceType::Cluster && self.options.resend_endpoints;
+            let resend = ty == ResourceType::Cluster && self.options.warm_clusters;
             let held = if resend {
                 state.held_names()
             } else {
@@ -129,6 +136,8 @@ impl DeltaSession {
             };
             let mut due = state.due(ty, view, &self.options);
             if resend {
+                let sent = due.resources.iter().map(|r| r.name.as_str());
+                self.warming.sent(sent, view);
                 renewed = due
                     .resources
                     .iter()
@@ -144,7 +153,7 @@ impl DeltaSession {
             state.greeted = true;
             responses.push(send(&mut self.nonce, ty, state, due.resources, due.unknown));
         }
-        if self.types.values().all(|s| s.in_flight.is_none()) {
+        if self.types.values().all(|s| s.in_flight.is_none()) && !self.holds() {
             // In reverse: what refers goes before what is referred to.
             for (ty, names) in lost
                 .into_iter()
@@ -158,6 +167,18 @@ impl DeltaSession {
             }
         }
         responses
+    }
+
+    /// Whether listeners and routes wait for clusters that the client does not use yet.
+    pub fn holds(&self) -> bool {
+        let clusters = self.types.get(&ResourceType::Cluster);
+        self.options.warm_clusters
+            && (!self.warming.is_empty() || clusters.is_some_and(|s| s.in_flight.is_some()))
+    }
+
+    /// Lets go of what [`Self::holds`] holds back; for a client that never asks for endpoints.
+    pub fn release(&mut self) {
+        self.warming.clear();
     }
 
     /// What is known about each resource at this client.
@@ -212,24 +233,32 @@ fn send(
 }
 
 impl TypeState {
-    /// An ACK or NACK. One that is not for the response on its way is stale and says nothing.
-    fn answered(&mut self, request: &DeltaDiscoveryRequest) {
+    /// An ACK or NACK: the names it is about, each with whether it was refused. One that is not for the response
+    /// on its way is stale and says nothing.
+    fn answered(&mut self, request: &DeltaDiscoveryRequest) -> Vec<(String, bool)> {
         let Some(in_flight) = self
             .in_flight
             .take_if(|f| f.nonce == request.response_nonce)
         else {
-            return;
+            return Vec::new();
         };
         let nack = request.error_detail.as_ref().map(Nack::read);
+        let mut answered = Vec::new();
         for name in in_flight.sent {
             let Some(entry) = self.entries.get_mut(&name) else {
                 continue;
             };
             entry.refusal = nack.as_ref().and_then(|nack| nack.of(&name));
-            if let (None, Has::Version(version)) = (&entry.refusal, &entry.has) {
+            // Otherwise it is about to be sent once more, and this was not the last word.
+            let Has::Version(version) = &entry.has else {
+                continue;
+            };
+            if entry.refusal.is_none() {
                 entry.acked = Some(version.clone());
             }
+            answered.push((name, entry.refusal.is_some()));
         }
+        answered
     }
 
     /// `explicit` counts the names asked for so far.

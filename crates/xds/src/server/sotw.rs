@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::warming::Warming;
 use super::{Nack, Options, ResourceStatus, View};
 use crate::client::WILDCARD;
 use crate::codec::Encoded;
@@ -20,6 +21,7 @@ use crate::proto::{DiscoveryRequest, DiscoveryResponse};
 pub struct SotwSession {
     options: Options,
     types: BTreeMap<ResourceType, TypeState>,
+    warming: Warming,
     nonce: u64,
 }
 
@@ -59,6 +61,7 @@ impl SotwSession {
         Self {
             options,
             types: BTreeMap::new(),
+            warming: Warming::default(),
             nonce: 0,
         }
     }
@@ -75,7 +78,9 @@ impl SotwSession {
                 // Stale: the client repeats itself when it answers the newer response.
                 return;
             }
-            state.answered(&request);
+            for (name, refused) in state.answered(&request) {
+                self.warming.answered(ty, &name, refused);
+            }
         }
         if first {
             state.due = true;
@@ -89,14 +94,16 @@ impl SotwSession {
     pub fn poll(&mut self, view: &dyn View) -> Vec<DiscoveryResponse> {
         let mut responses = Vec::new();
         let mut renewed = Vec::new();
+        self.warming.refresh(view);
         for ty in ResourceType::ALL {
+            let held_back = Warming::holds(ty) && self.holds();
             let Some(state) = self.types.get_mut(&ty) else {
                 continue;
             };
-            if ty == ResourceType::Endpoint && self.options.resend_endpoints {
+            if ty == ResourceType::Endpoint {
                 state.forget(&renewed);
             }
-            if state.in_flight.is_some() {
+            if state.in_flight.is_some() || held_back {
                 continue;
             }
             let wanted = state.wanted(ty, view);
@@ -108,16 +115,17 @@ impl SotwSession {
             let mut target: BTreeMap<_, _> = kept.map(|(n, e)| (n.clone(), e.clone())).collect();
             target.extend(wanted);
             let changed = state.changed(&target);
-            if ty == ResourceType::Cluster {
-                renewed = changed
-                    .iter()
-                    .filter(|n| state.held.contains_key(*n))
-                    .cloned()
-                    .collect();
+            let warm = ty == ResourceType::Cluster && self.options.warm_clusters;
+            let was_held = |name: &&String| state.held.contains_key(*name);
+            let again: Vec<String> = changed.iter().filter(was_held).cloned().collect();
+            let response = state.respond(ty, target, changed.clone(), &mut self.nonce);
+            if warm && response.is_some() {
+                self.warming.sent(changed.iter().map(String::as_str), view);
+                renewed = again;
             }
-            responses.extend(state.respond(ty, target, changed, &mut self.nonce));
+            responses.extend(response);
         }
-        if self.types.values().all(|s| s.in_flight.is_none()) {
+        if self.types.values().all(|s| s.in_flight.is_none()) && !self.holds() {
             responses.extend(self.remove(view));
         }
         responses
@@ -138,6 +146,18 @@ impl SotwSession {
             }
         }
         responses
+    }
+
+    /// Whether listeners and routes wait for clusters that the client does not use yet.
+    pub fn holds(&self) -> bool {
+        let clusters = self.types.get(&ResourceType::Cluster);
+        self.options.warm_clusters
+            && (!self.warming.is_empty() || clusters.is_some_and(|s| s.in_flight.is_some()))
+    }
+
+    /// Lets go of what [`Self::holds`] holds back; for a client that never asks for endpoints.
+    pub fn release(&mut self) {
+        self.warming.clear();
     }
 
     /// What is known about each resource at this client.
@@ -165,22 +185,28 @@ impl SotwSession {
 }
 
 impl TypeState {
-    fn answered(&mut self, request: &DiscoveryRequest) {
+    /// The names that the answer is about, each with whether it was refused.
+    fn answered(&mut self, request: &DiscoveryRequest) -> Vec<(String, bool)> {
         let Some(in_flight) = self.in_flight.take() else {
-            return;
+            return Vec::new();
         };
         let nack = request.error_detail.as_ref().map(Nack::read);
+        let mut answered = Vec::new();
         for (name, version) in in_flight.sent {
-            match nack.as_ref().and_then(|nack| nack.of(&name)) {
-                Some(reason) => {
-                    self.refused.insert(name, reason);
-                }
-                None => {
-                    self.refused.remove(&name);
-                    self.acked.insert(name, version);
-                }
+            let refusal = nack.as_ref().and_then(|nack| nack.of(&name));
+            let refused = refusal.is_some();
+            if let Some(reason) = refusal {
+                self.refused.insert(name.clone(), reason);
+            } else {
+                self.refused.remove(&name);
+                self.acked.insert(name.clone(), version);
+            }
+            // Otherwise it is about to be sent once more, and this was not the last word.
+            if self.held.contains_key(&name) {
+                answered.push((name, refused));
             }
         }
+        answered
     }
 
     /// The names of a request are all that the client wants.

@@ -450,24 +450,79 @@ fn the_older_wildcard_and_its_first_empty_answer() {
 }
 
 #[test]
-fn envoy_gets_endpoints_again_after_their_cluster_changed() {
+fn envoy_gets_endpoints_again_after_their_cluster_changed_and_routes_wait_for_them() {
+    use ResourceType::{Cluster, Endpoint, Route};
     let table = Table::default();
-    let mut server = DeltaSession::new(Options {
-        resend_endpoints: true,
+    let options = Options {
+        warm_clusters: true,
         ..Options::default()
-    });
-    for ty in [ResourceType::Cluster, ResourceType::Endpoint] {
+    };
+    let mut server = DeltaSession::new(options);
+    for ty in [Cluster, Endpoint, Route] {
         server.on_request(ask(ty, &["a"]));
         table.raw(ty, "a", "1");
     }
+    let first = server.poll(&table);
+    assert_eq!(types(&first), [Cluster, Endpoint]);
+    server.on_request(ack(&first[0]));
+    assert!(server.poll(&table).is_empty(), "the cluster is warming");
+    server.on_request(ack(&first[1]));
+    let third = server.poll(&table);
+    assert_eq!(types(&third), [Route]);
+    server.on_request(ack(&third[0]));
+    table.raw(Cluster, "a", "2");
+    assert_eq!(types(&server.poll(&table)), [Cluster, Endpoint]);
+}
+
+#[test]
+fn a_client_that_never_asks_for_endpoints_gets_its_routes_when_they_are_released() {
+    use ResourceType::{Cluster, Endpoint, Route};
+    let table = Table::default();
+    let mut server = DeltaSession::new(Options {
+        warm_clusters: true,
+        ..Options::default()
+    });
+    for ty in [Cluster, Endpoint, Route] {
+        table.raw(ty, "a", "1");
+    }
+    server.on_request(ask(Cluster, &["a"]));
+    server.on_request(ask(Route, &["a"]));
     server
         .poll(&table)
         .iter()
         .for_each(|r| server.on_request(ack(r)));
-    table.raw(ResourceType::Cluster, "a", "2");
+    assert!(server.poll(&table).is_empty() && server.holds());
+    server.release();
+    assert_eq!(types(&server.poll(&table)), [Route]);
+}
+
+#[test]
+fn sotw_routes_wait_for_the_endpoints_of_a_new_cluster() {
+    use ResourceType::{Cluster, Endpoint, Route};
+    let table = Table::default();
+    let mut server = SotwSession::new(Options {
+        warm_clusters: true,
+        ..Options::default()
+    });
+    table.raw(Cluster, "c", "1");
+    table.raw(Endpoint, "c", "1");
+    table.raw(Route, "r", "1");
+    server.on_request(world(Cluster, &[], None));
+    server.on_request(world(Route, &["r"], None));
+    let clusters = server.poll(&table).remove(0);
+    server.on_request(world(Cluster, &[], Some(&clusters)));
+    assert!(server.poll(&table).is_empty());
+    server.on_request(world(Endpoint, &["c"], None));
+    let endpoints = server.poll(&table).remove(0);
+    assert!(server.poll(&table).is_empty());
+    server.on_request(world(Endpoint, &["c"], Some(&endpoints)));
+    assert_eq!(server.poll(&table)[0].type_url, Route.type_url());
+    // Changed: sent again, and waited for again.
+    table.raw(Cluster, "c", "2");
+    let again = server.poll(&table);
     assert_eq!(
-        types(&server.poll(&table)),
-        [ResourceType::Cluster, ResourceType::Endpoint]
+        again.iter().map(contents).collect::<Vec<_>>(),
+        [["2"], ["1"]]
     );
 }
 
