@@ -71,13 +71,16 @@ pub struct Ask {
 }
 
 impl Inbound {
-    /// Compiles the Listener `inbound`; `find` knows the clusters.
+    /// Compiles the Listener `inbound`; `find` knows the clusters. Applications that `previous` had keep their
+    /// pooled connections and their places under the limits.
     pub fn compile(
         listener: &Listener,
         find: &dyn Fn(&str) -> Option<Arc<Cluster>>,
+        previous: Option<&Inbound>,
     ) -> Result<Self, InvalidPolicy> {
         let mut local = Locals {
             find,
+            previous,
             made: HashMap::new(),
         };
         let mut chain = |chain: &FilterChain| Chain::compile(chain, &mut local).map(Arc::new);
@@ -206,6 +209,7 @@ fn name_rank(pattern: &str, server_name: Option<&str>) -> Option<usize> {
 /// addresses: an inbound connection goes to the application beside this proxy and nowhere else.
 struct Locals<'a> {
     find: &'a dyn Fn(&str) -> Option<Arc<Cluster>>,
+    previous: Option<&'a Inbound>,
     made: HashMap<String, (Arc<Cluster>, HttpProtocol)>,
 }
 
@@ -234,11 +238,27 @@ impl Locals<'_> {
             idle_timeout: known.and_then(|k| k.idle_timeout),
         };
         let made = (
-            Arc::new(Cluster::new(&config)),
+            Arc::new(self.renewed(&config)),
             known.map(|k| k.http).unwrap_or_default(),
         );
         self.made.insert(name.to_owned(), made.clone());
         made
+    }
+}
+
+impl Locals<'_> {
+    fn renewed(&self, config: &model::Cluster) -> Cluster {
+        let chains = self
+            .previous
+            .into_iter()
+            .flat_map(|p| p.chains.iter().chain(&p.default));
+        match chains
+            .map(|chain| &chain.cluster)
+            .find(|c| c.name() == config.name)
+        {
+            Some(cluster) => cluster.updated(config),
+            None => Cluster::new(config),
+        }
     }
 }
 

@@ -503,7 +503,7 @@ impl Manager {
         self.changed = true;
         let find = |cluster: &str| parts.cluster(cluster);
         if name == INBOUND {
-            match Inbound::compile(&parts.listener, &find) {
+            match Inbound::compile(&parts.listener, &find, self.next.inbound.as_deref()) {
                 Ok(inbound) => self.next.inbound = Some(Arc::new(inbound)),
                 Err(error) => {
                     tracing::warn!(%error, "inbound could not be compiled; the last form stays")
@@ -620,7 +620,7 @@ fn type_of(resource: &Resource) -> ResourceType {
 fn check(resource: &Resource) -> Result<(), String> {
     match resource {
         Resource::Listener(listener) if listener.name == INBOUND => {
-            Inbound::compile(listener, &|_| None)
+            Inbound::compile(listener, &|_| None, None)
                 .map(drop)
                 .map_err(|error| error.to_string())
         }

@@ -72,7 +72,7 @@ fn inbound(chains: Vec<FilterChain>, default_chain: Option<FilterChain>) -> Inbo
         chains,
         default_chain,
     };
-    Inbound::compile(&listener, &|_| None).unwrap()
+    Inbound::compile(&listener, &|_| None, None).unwrap()
 }
 
 /// Port 80 is STRICT, 81 PERMISSIVE and undeclared, 82 PERMISSIVE and declared HTTP; all others as 81.
@@ -278,5 +278,5 @@ fn broken_policies_refuse_the_listener() {
         chains: vec![chain],
         default_chain: None,
     };
-    assert!(Inbound::compile(&listener, &|_| None).is_err());
+    assert!(Inbound::compile(&listener, &|_| None, None).is_err());
 }
