@@ -60,7 +60,8 @@ impl Published {
 
     /// Serves another mesh from now on.
     pub fn publish(&self, mesh: Arc<Mesh>) {
-        self.current.store(Arc::new(Current::new(mesh, &self.authority)));
+        self.current
+            .store(Arc::new(Current::new(mesh, &self.authority)));
         self.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -72,7 +73,12 @@ impl Published {
 
     /// Tells every stream to look again: something of its own is due (a certificate).
     pub fn renew_secrets(&self, now: SystemTime) {
-        let due = self.secrets.lock().unwrap_or_else(PoisonError::into_inner).values().any(|i| i.renew_at <= now);
+        let due = self
+            .secrets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .any(|i| i.renew_at <= now);
         if due {
             self.generation.send_modify(|generation| *generation += 1);
         }
@@ -91,9 +97,15 @@ impl Published {
 impl Current {
     fn new(mesh: Arc<Mesh>, authority: &Authority) -> Self {
         let bundle: TrustBundle = authority.bundle();
-        let roots_pem = Roots::from_der(bundle.roots.clone()).map(|roots| roots.to_pem()).unwrap_or_default();
+        let roots_pem = Roots::from_der(bundle.roots.clone())
+            .map(|roots| roots.to_pem())
+            .unwrap_or_default();
         let trust = encode(&Resource::TrustBundle(bundle), &Dialect::Tasuki);
-        Self { snapshot: Snapshot::new(mesh), trust, roots_pem }
+        Self {
+            snapshot: Snapshot::new(mesh),
+            trust,
+            roots_pem,
+        }
     }
 }
 
@@ -115,15 +127,23 @@ impl Catalog for Published {
         let name = NamespacedName::new(pod.namespace.clone(), pod.name.clone());
         let current = self.current.load();
         let workload = current.snapshot.mesh.workloads.get(&name)?;
-        Some(PodFacts { service_account: workload.service_account.clone(), labels: workload.labels.clone() })
+        Some(PodFacts {
+            service_account: workload.service_account.clone(),
+            labels: workload.labels.clone(),
+        })
     }
 
     fn pod_by_address(&self, address: IpAddr) -> Option<(NsName, PodFacts)> {
         let current = self.current.load();
         let workload = current.snapshot.mesh.workloads.at(address)?;
-        let name = NsName { namespace: workload.id.namespace.clone(), name: workload.id.name.clone() };
-        let facts =
-            PodFacts { service_account: workload.service_account.clone(), labels: workload.labels.clone() };
+        let name = NsName {
+            namespace: workload.id.namespace.clone(),
+            name: workload.id.name.clone(),
+        };
+        let facts = PodFacts {
+            service_account: workload.service_account.clone(),
+            labels: workload.labels.clone(),
+        };
         Some((name, facts))
     }
 }
@@ -141,9 +161,10 @@ impl View for ClientView {
         match ty {
             ResourceType::TrustBundle => self.trust().filter(|trust| trust.name == name),
             ResourceType::Secret => self.secret(name),
-            ResourceType::Cluster | ResourceType::Endpoint | ResourceType::Listener | ResourceType::Route => {
-                self.current.snapshot.get(&self.client, ty, name)
-            }
+            ResourceType::Cluster
+            | ResourceType::Endpoint
+            | ResourceType::Listener
+            | ResourceType::Route => self.current.snapshot.get(&self.client, ty, name),
         }
     }
 
@@ -151,9 +172,10 @@ impl View for ClientView {
         match ty {
             ResourceType::TrustBundle => self.trust().into_iter().collect(),
             ResourceType::Secret => Vec::new(),
-            ResourceType::Cluster | ResourceType::Endpoint | ResourceType::Listener | ResourceType::Route => {
-                self.current.snapshot.list(&self.client, ty)
-            }
+            ResourceType::Cluster
+            | ResourceType::Endpoint
+            | ResourceType::Listener
+            | ResourceType::Route => self.current.snapshot.list(&self.client, ty),
         }
     }
 }

@@ -19,9 +19,14 @@ pub fn routes(published: &Arc<Published>, clients: &Arc<Clients>, registry: &Reg
     let listed = clients.clone();
     Routes::new()
         // Everything is there before the port is open.
-        .get("/ready", |_| async { Response::text(StatusCode::OK, "ready\n") })
-        .get("/live", |_| async { Response::text(StatusCode::OK, "live\n") })
+        .get("/ready", |_| async {
+            Response::text(StatusCode::OK, "ready\n")
+        })
+        .get("/live", |_| async {
+            Response::text(StatusCode::OK, "live\n")
+        })
         .get("/metrics", move |_| {
+            connected.set(i64::try_from(counted.len()).unwrap_or(i64::MAX));
             let registry = metrics_of.clone();
             async move { Response::metrics(expose(&registry)) }
         })
@@ -32,7 +37,8 @@ pub fn routes(published: &Arc<Published>, clients: &Arc<Clients>, registry: &Reg
         .get("/debug/resources", move |_| {
             let published = resources.clone();
             async move { Response::json(&Resources::of(&published)) }
-        })
+        });
+    Ok(routes)
 }
 
 /// `/debug/resources`.
@@ -114,12 +120,24 @@ impl Metrics {
     /// When the registry already has one of them.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let buckets = prometheus::exponential_buckets(0.0005, 4.0, 8)?;
-        let build = HistogramOpts::new("tasuki_mesh_build_seconds", "Time to join all resources into a mesh.");
-        let problems = Opts::new("tasuki_resource_problems", "Problems of the present resources, by severity.");
+        let build = HistogramOpts::new(
+            "tasuki_mesh_build_seconds",
+            "Time to join all resources into a mesh.",
+        );
+        let problems = Opts::new(
+            "tasuki_resource_problems",
+            "Problems of the present resources, by severity.",
+        );
         let metrics = Self {
-            changes: IntCounter::new("tasuki_resource_changes_total", "Changes of the watched resources.")?,
+            changes: IntCounter::new(
+                "tasuki_resource_changes_total",
+                "Changes of the watched resources.",
+            )?,
             build_seconds: Histogram::with_opts(build.buckets(buckets))?,
-            generation: IntGauge::new("tasuki_mesh_generation", "Number of the mesh that is served.")?,
+            generation: IntGauge::new(
+                "tasuki_mesh_generation",
+                "Number of the mesh that is served.",
+            )?,
             problems: IntGaugeVec::new(problems, &["severity"])?,
         };
         registry.register(Box::new(metrics.changes.clone()))?;
@@ -131,10 +149,17 @@ impl Metrics {
 
     /// Says what is served now.
     pub fn describe(&self, mesh: &Mesh, generation: u64) {
-        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
         for wanted in [Severity::Error, Severity::Warning, Severity::Info] {
-            let count = mesh.problems.iter().filter(|problem| problem.severity == wanted).count();
-            self.problems.with_label_values(&[severity(wanted)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            let count = mesh
+                .problems
+                .iter()
+                .filter(|problem| problem.severity == wanted)
+                .count();
+            self.problems
+                .with_label_values(&[severity(wanted)])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 }

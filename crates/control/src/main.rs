@@ -11,7 +11,9 @@ fn main() -> ExitCode {
         eprintln!("tasuki-control: {error}");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(serve::run(settings)),
         Err(error) => Err(error.into()),

@@ -77,7 +77,12 @@ impl Mesh {
     pub fn build(source: &Objects, settings: MeshSettings) -> Self {
         let kinds = Kinds::of(source);
         let mut report = Report::new(source);
-        let workloads = Workloads::new(kinds.pods.iter().map(|pod| Workload::from_pod(pod, &settings.trust_domain)));
+        let workloads = Workloads::new(
+            kinds
+                .pods
+                .iter()
+                .map(|pod| Workload::from_pod(pod, &settings.trust_domain)),
+        );
         let ports = declared_ports(&kinds, &workloads);
         let services = registry(&kinds, &workloads, &settings, &mut report);
         let root = &settings.root_namespace;
@@ -101,7 +106,10 @@ impl Mesh {
     /// The ports of a workload that anybody mentions, with what they are declared to speak.
     pub fn workload_ports(&self, workload: &Workload) -> BTreeMap<u16, DeclaredProtocol> {
         let mut ports = self.ports.get(&workload.id).cloned().unwrap_or_default();
-        for port in self.peer_authentication.ports(&workload.id.namespace, &workload.labels) {
+        for port in self
+            .peer_authentication
+            .ports(&workload.id.namespace, &workload.labels)
+        {
             ports.entry(port).or_default();
         }
         ports
@@ -109,7 +117,11 @@ impl Mesh {
 
     /// What one port of a workload is declared to speak.
     pub fn workload_port(&self, workload: &Workload, port: u16) -> DeclaredProtocol {
-        self.ports.get(&workload.id).and_then(|ports| ports.get(&port)).copied().unwrap_or_default()
+        self.ports
+            .get(&workload.id)
+            .and_then(|ports| ports.get(&port))
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -121,20 +133,29 @@ impl Kinds {
                 Object::Service(o) => kinds.services.push(o.clone()),
                 Object::Pod(o) => kinds.pods.push(o.clone()),
                 Object::EndpointSlice(o) => {
-                    let service = NamespacedName::new(o.meta.name.namespace.clone(), o.service.clone());
-                    kinds.slices.entry(service).or_default().push(Arc::new(o.clone()));
+                    let service =
+                        NamespacedName::new(o.meta.name.namespace.clone(), o.service.clone());
+                    kinds
+                        .slices
+                        .entry(service)
+                        .or_default()
+                        .push(Arc::new(o.clone()));
                 }
                 Object::Namespace(_) => {}
                 Object::VirtualService(o) => kinds.virtual_services.push(Arc::new(o.clone())),
                 Object::DestinationRule(o) => kinds.destination_rules.push(Arc::new(o.clone())),
                 Object::AuthorizationPolicy(o) => kinds.authorization.push(Arc::new(o.clone())),
-                Object::PeerAuthentication(o) => kinds.peer_authentication.push(Arc::new(o.clone())),
+                Object::PeerAuthentication(o) => {
+                    kinds.peer_authentication.push(Arc::new(o.clone()))
+                }
                 Object::ServiceEntry(o) => kinds.entries.push(o.clone()),
                 Object::Gateway(o) => kinds.gateways.push(Arc::new(o.clone())),
             }
         }
         kinds.services.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
-        kinds.entries.sort_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key()));
+        kinds
+            .entries
+            .sort_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key()));
         kinds
     }
 
@@ -144,10 +165,19 @@ impl Kinds {
 }
 
 /// Kubernetes Services first, so that no ServiceEntry takes over a cluster's own host.
-fn registry(kinds: &Kinds, workloads: &Workloads, settings: &MeshSettings, report: &mut Report) -> Services {
+fn registry(
+    kinds: &Kinds,
+    workloads: &Workloads,
+    settings: &MeshSettings,
+    report: &mut Report,
+) -> Services {
     let mut all: Vec<Service> = Vec::new();
     for service in &kinds.services {
-        all.extend(kubernetes_service(service, kinds.slices(&service.meta.name), workloads));
+        all.extend(kubernetes_service(
+            service,
+            kinds.slices(&service.meta.name),
+            workloads,
+        ));
     }
     for entry in &kinds.entries {
         let (services, left_out) = service_entries::services(entry, &settings.trust_domain);
@@ -177,7 +207,10 @@ fn kubernetes_service(
     };
     let name = &service.meta.name;
     let host = tasuki_resources::host::service_host(&name.name, &name.namespace);
-    let tcp = service.ports.iter().filter(|port| port.transport == Transport::Tcp);
+    let tcp = service
+        .ports
+        .iter()
+        .filter(|port| port.transport == Transport::Tcp);
     let ports = tcp.map(|port| ServicePort {
         number: port.port,
         name: port.name.clone(),
@@ -205,13 +238,21 @@ fn declared_ports(
 ) -> HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>> {
     let mut all: HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>> = HashMap::new();
     let mut say = |workload: &Workload, port: u16, protocol: DeclaredProtocol| {
-        let known = all.entry(workload.id.clone()).or_default().entry(port).or_default();
+        let known = all
+            .entry(workload.id.clone())
+            .or_default()
+            .entry(port)
+            .or_default();
         if *known == DeclaredProtocol::Auto {
             *known = protocol;
         }
     };
     for service in &kinds.services {
-        for port in service.ports.iter().filter(|port| port.transport == Transport::Tcp) {
+        for port in service
+            .ports
+            .iter()
+            .filter(|port| port.transport == Transport::Tcp)
+        {
             let protocol = protocol::declared(port.protocol());
             if let Some(selector) = &service.selector {
                 for workload in workloads.selected(&service.meta.name.namespace, selector) {
@@ -221,7 +262,11 @@ fn declared_ports(
                 }
             }
             for slice in kinds.slices(&service.meta.name) {
-                let numbers = slice.ports.iter().filter(|p| p.name == port.name).map(|p| p.port);
+                let numbers = slice
+                    .ports
+                    .iter()
+                    .filter(|p| p.name == port.name)
+                    .map(|p| p.port);
                 for number in numbers {
                     for address in slice.endpoints.iter().filter_map(|e| e.addresses.first()) {
                         if let Some(workload) = workloads.at(*address) {
@@ -243,11 +288,24 @@ struct Report {
 
 impl Report {
     fn new(source: &Objects) -> Self {
-        let files = source.objects.iter().map(|sourced| (sourced.object.key(), sourced.file.clone())).collect();
-        Self { problems: source.problems.clone(), files }
+        let files = source
+            .objects
+            .iter()
+            .map(|sourced| (sourced.object.key(), sourced.file.clone()))
+            .collect();
+        Self {
+            problems: source.problems.clone(),
+            files,
+        }
     }
 
-    fn add(&mut self, severity: Severity, object: &ObjectKey, field: impl Into<String>, reason: impl Into<String>) {
+    fn add(
+        &mut self,
+        severity: Severity,
+        object: &ObjectKey,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
         let file = self.files.get(object).map_or("", |file| &**file);
         let mut problem = Problem::error(file, field, reason);
         problem.severity = severity;
@@ -256,9 +314,16 @@ impl Report {
     }
 
     fn duplicate_host(&mut self, duplicate: &services::Duplicate) {
-        let services::Duplicate { host, loser, winner } = duplicate;
-        let mut problem =
-            Problem::error("", "spec.hosts", format!("{host} is already declared by {winner}; this one is not used"));
+        let services::Duplicate {
+            host,
+            loser,
+            winner,
+        } = duplicate;
+        let mut problem = Problem::error(
+            "",
+            "spec.hosts",
+            format!("{host} is already declared by {winner}; this one is not used"),
+        );
         problem.object = Some(format!("ServiceEntry {loser}"));
         let name = NamespacedName::parse(loser).unwrap_or_default();
         let key = ObjectKey {
@@ -266,7 +331,13 @@ impl Report {
             namespace: name.namespace,
             name: name.name,
         };
-        problem.file = self.files.get(&key).map_or_else(String::new, |file| file.to_string());
+        problem.file = self
+            .files
+            .get(&key)
+            .map_or_else(String::new, |file| file.to_string());
         self.problems.push(problem);
     }
 }
+
+#[cfg(test)]
+mod tests;

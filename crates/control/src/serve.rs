@@ -1,5 +1,6 @@
 //! The process: opens the source and the authority, binds the ports, follows changes, ends when told.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -52,14 +53,22 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let files = Files::open(&settings.config_dir)
         .with_context(|| format!("--config-dir {}", settings.config_dir.display()))?;
     let mesh = Mesh::build(&files.objects(), mesh_settings.clone());
-    warn_of_problems(&mesh);
+    let mut complaints = Complaints::default();
+    complaints.about(&mesh);
     let published = Arc::new(Published::new(mesh, authority.clone()));
     let resource_metrics = Metrics::new(&registry)?;
     resource_metrics.describe(&published.mesh(), published.generation());
-    tokio::spawn(follow(files.follow(), published.clone(), mesh_settings, resource_metrics));
+    tokio::spawn(follow(
+        files.follow(),
+        published.clone(),
+        mesh_settings,
+        resource_metrics,
+        complaints,
+    ));
     tokio::spawn(follow_trust(authority.clone(), published.clone()));
 
-    let servers = Servers::bind(&settings, &authority, &published, &registry, &trust_domain).await?;
+    let servers =
+        Servers::bind(&settings, &authority, &published, &registry, &trust_domain).await?;
     let name = servers.run(termination.wait()).await;
     info!(signal = name, "ended");
     Ok(())
@@ -71,6 +80,7 @@ async fn follow(
     published: Arc<Published>,
     settings: MeshSettings,
     metrics: Metrics,
+    mut complaints: Complaints,
 ) {
     while objects.changed().await.is_ok() {
         metrics.changes.inc();
@@ -81,7 +91,7 @@ async fn follow(
         timer.observe_duration();
         match built {
             Ok(mesh) => {
-                warn_of_problems(&mesh);
+                complaints.about(&mesh);
                 published.publish(Arc::new(mesh));
                 metrics.describe(&published.mesh(), published.generation());
             }
@@ -105,9 +115,18 @@ async fn follow_trust(authority: Authority, published: Arc<Published>) {
     }
 }
 
-fn warn_of_problems(mesh: &Mesh) {
-    for problem in mesh.problems.iter().filter(|problem| problem.is_error()) {
-        warn!("{problem}");
+/// Errors that have been logged; each is, once.
+#[derive(Default)]
+struct Complaints(HashSet<String>);
+
+impl Complaints {
+    fn about(&mut self, mesh: &Mesh) {
+        let errors = mesh.problems.iter().filter(|problem| problem.is_error());
+        let present: HashSet<String> = errors.map(ToString::to_string).collect();
+        for problem in present.difference(&self.0) {
+            warn!("{problem}");
+        }
+        self.0 = present;
     }
 }
 
@@ -131,24 +150,39 @@ impl Servers {
         trust_domain: &TrustDomain,
     ) -> anyhow::Result<Self> {
         let catalog: Arc<dyn Catalog> = published.clone();
-        let authenticator: Arc<dyn Authenticator> =
-            Arc::new(StateDirAuthenticator::new(&settings.state_dir, trust_domain.clone())?);
+        let authenticator: Arc<dyn Authenticator> = Arc::new(StateDirAuthenticator::new(
+            &settings.state_dir,
+            trust_domain.clone(),
+        )?);
         let clients = Arc::new(Clients::new());
         let lacking = clients.clone();
-        tokio::spawn(Driver::new(authority.clone(), Box::new(move |bundle| lacking.lacking(bundle))).run());
+        tokio::spawn(
+            Driver::new(
+                authority.clone(),
+                Box::new(move |bundle| lacking.lacking(bundle)),
+            )
+            .run(),
+        );
         let mut names = settings.xds_tls_name.clone();
         if !settings.xds_tls.ip().is_unspecified() {
             names.push(settings.xds_tls.ip().to_string());
         }
-        let ca = CertificateService::new(authority.clone(), authenticator.clone(), catalog.clone(), registry)?;
+        let ca = CertificateService::new(
+            authority.clone(),
+            authenticator.clone(),
+            catalog.clone(),
+            registry,
+        )?;
         let bind = |flag: &'static str, address| async move {
-            TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("{flag} {address}"))
         };
         let servers = Self {
             plain: bind("--xds", settings.xds).await?,
             tls: bind("--xds-tls", settings.xds_tls).await?,
             admin: bind("--admin", settings.admin).await?,
-            routes: debug::routes(published, &clients, registry),
+            routes: debug::routes(published, &clients, registry)?,
             server_tls: ServerTls::new(authority.clone(), &names)?,
             ads: Arc::new(AdsService::new(catalog, authenticator, clients)),
             ca: ca.into_server(),
@@ -171,7 +205,8 @@ impl Servers {
         };
         let config = self.server_tls.config();
         tokio::spawn(self.server_tls.keep_fresh());
-        let router = |ads: &Arc<AdsService>, ca: &IstioCertificateServiceServer<CertificateService>| {
+        let router = |ads: &Arc<AdsService>,
+                      ca: &IstioCertificateServiceServer<CertificateService>| {
             Server::builder()
                 .http2_keepalive_interval(Some(KEEPALIVE))
                 .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -184,12 +219,21 @@ impl Servers {
             .serve_with_incoming_shutdown(incoming::tls(self.tls, config), until(stopped.clone()));
         let admin = admin::serve(self.admin, self.routes, until(stopped));
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move { drop(plain.await.inspect_err(|error| warn!(%error, "plaintext xDS"))) });
-        tasks.spawn(async move { drop(tls.await.inspect_err(|error| warn!(%error, "xDS over TLS"))) });
+        tasks.spawn(async move {
+            drop(
+                plain
+                    .await
+                    .inspect_err(|error| warn!(%error, "plaintext xDS")),
+            )
+        });
+        tasks.spawn(
+            async move { drop(tls.await.inspect_err(|error| warn!(%error, "xDS over TLS"))) },
+        );
         tasks.spawn(admin);
         let name = end.await;
         let _ = stop.send(true);
-        let _ = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+        let _ =
+            tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
         name
     }
 }

@@ -20,15 +20,30 @@ pub struct Settings {
     pub state_dir: PathBuf,
 
     /// Trust domain of all SPIFFE ids.
-    #[arg(long, env = "TASUKI_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    #[arg(
+        long,
+        env = "TASUKI_TRUST_DOMAIN",
+        value_name = "NAME",
+        default_value = "cluster.local"
+    )]
     pub trust_domain: String,
 
     /// Namespace whose policies and destination rules apply to the whole mesh.
-    #[arg(long, env = "TASUKI_ROOT_NAMESPACE", value_name = "NAMESPACE", default_value = "istio-system")]
+    #[arg(
+        long,
+        env = "TASUKI_ROOT_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "istio-system"
+    )]
     pub root_namespace: String,
 
     /// Where xDS and the certificate service are served in plaintext. Loopback only unless allowed.
-    #[arg(long, env = "TASUKI_XDS", value_name = "ADDR:PORT", default_value = "127.0.0.1:15010")]
+    #[arg(
+        long,
+        env = "TASUKI_XDS",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:15010"
+    )]
     pub xds: SocketAddr,
 
     /// Let --xds be an address other machines can reach.
@@ -36,15 +51,30 @@ pub struct Settings {
     pub allow_plaintext_xds: bool,
 
     /// Where xDS and the certificate service are served over TLS.
-    #[arg(long, env = "TASUKI_XDS_TLS", value_name = "ADDR:PORT", default_value = "127.0.0.1:15012")]
+    #[arg(
+        long,
+        env = "TASUKI_XDS_TLS",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:15012"
+    )]
     pub xds_tls: SocketAddr,
 
     /// A further DNS name or IP address in the server certificate of --xds-tls; may be repeated. localhost, 127.0.0.1, ::1 and the bound address are always there.
-    #[arg(long, env = "TASUKI_XDS_TLS_NAME", value_name = "NAME", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "TASUKI_XDS_TLS_NAME",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
     pub xds_tls_name: Vec<String>,
 
     /// Where /metrics, /ready, /live, /debug/clients and /debug/resources are served.
-    #[arg(long, env = "TASUKI_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:15014")]
+    #[arg(
+        long,
+        env = "TASUKI_ADMIN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:15014"
+    )]
     pub admin: SocketAddr,
 
     /// How long a workload certificate is valid; proxies renew at half of it.
@@ -82,7 +112,10 @@ impl Settings {
             return Err("--certificate-ttl must be at least 1s".to_owned());
         }
         if !self.config_dir.is_dir() {
-            return Err(format!("--config-dir {}: not a folder", self.config_dir.display()));
+            return Err(format!(
+                "--config-dir {}: not a folder",
+                self.config_dir.display()
+            ));
         }
         Ok(())
     }
@@ -91,7 +124,9 @@ impl Settings {
 fn is_loopback(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+        IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
+        }
     }
 }
 
@@ -100,7 +135,13 @@ mod tests {
     use super::*;
 
     fn parse(more: &[&str]) -> Settings {
-        let mut args = vec!["tasuki-control", "--config-dir", "/tmp", "--state-dir", "/tmp"];
+        let mut args = vec![
+            "tasuki-control",
+            "--config-dir",
+            "/tmp",
+            "--state-dir",
+            "/tmp",
+        ];
         args.extend(more);
         Settings::try_parse_from(args).unwrap()
     }
@@ -114,14 +155,20 @@ mod tests {
         assert_eq!(settings.xds.port(), 15010);
         assert_eq!(settings.xds_tls.port(), 15012);
         assert_eq!(settings.admin.port(), 15014);
-        assert_eq!(settings.outbound_traffic_policy, OutboundTrafficPolicy::AllowAny);
+        assert_eq!(
+            settings.outbound_traffic_policy,
+            OutboundTrafficPolicy::AllowAny
+        );
         assert_eq!(settings.check(), Ok(()));
     }
 
     #[test]
     fn plaintext_stays_on_loopback_unless_allowed() {
         assert!(parse(&["--xds", "0.0.0.0:15010"]).check().is_err());
-        assert_eq!(parse(&["--xds", "0.0.0.0:15010", "--allow-plaintext-xds"]).check(), Ok(()));
+        assert_eq!(
+            parse(&["--xds", "0.0.0.0:15010", "--allow-plaintext-xds"]).check(),
+            Ok(())
+        );
         assert_eq!(parse(&["--xds", "[::1]:0"]).check(), Ok(()));
     }
 }

@@ -15,7 +15,9 @@ pub mod rules;
 pub mod tls;
 pub mod viewer;
 
-pub use name::{BLACK_HOLE, Name, PASSTHROUGH, cluster_name, inbound_cluster_name, pod_cluster_name};
+pub use name::{
+    BLACK_HOLE, Name, PASSTHROUGH, cluster_name, inbound_cluster_name, pod_cluster_name,
+};
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,48 +48,81 @@ struct Scope {
 
 impl Snapshot {
     pub fn new(mesh: Arc<Mesh>) -> Self {
-        Self { mesh, memo: Mutex::default() }
+        Self {
+            mesh,
+            memo: Mutex::default(),
+        }
     }
 
     /// The resource of this name for `client`, encoded in its dialect.
     pub fn get(&self, client: &Client, ty: ResourceType, name: &str) -> Option<Arc<Encoded>> {
         let Some(scope) = Scope::of(client, ty, name) else {
-            return self.build(client, ty, name).map(|resource| encode(&resource, &client.dialect));
+            return self
+                .build(client, ty, name)
+                .map(|resource| encode(&resource, &client.dialect));
         };
-        if let Some(known) = self.memo.lock().unwrap_or_else(PoisonError::into_inner).get(&scope) {
+        if let Some(known) = self
+            .memo
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&scope)
+        {
             return Some(known.clone());
         }
         // Names that mean nothing are not remembered: anybody can make up any number of them.
         let encoded = encode(&self.build(client, ty, name)?, &client.dialect);
-        self.memo.lock().unwrap_or_else(PoisonError::into_inner).insert(scope, encoded.clone());
+        self.memo
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(scope, encoded.clone());
         Some(encoded)
     }
 
     /// Everything that a wildcard subscription of `client` gets.
     pub fn list(&self, client: &Client, ty: ResourceType) -> Vec<Arc<Encoded>> {
-        let viewer = Viewer { mesh: &self.mesh, client };
+        let viewer = Viewer {
+            mesh: &self.mesh,
+            client,
+        };
         let get = |name: String| self.get(client, ty, &name);
         match ty {
             ResourceType::Listener => {
                 let all = gateway::listeners(&viewer).into_iter();
-                all.map(|listener| encode(&Resource::Listener(listener), &client.dialect)).collect()
+                all.map(|listener| encode(&Resource::Listener(listener), &client.dialect))
+                    .collect()
             }
-            ResourceType::Cluster => gateway::clusters(&viewer).into_iter().filter_map(get).collect(),
-            ResourceType::Route => gateway::tables(&viewer).into_iter().filter_map(get).collect(),
-            ResourceType::Endpoint => gateway::clusters(&viewer).into_iter().filter_map(get).collect(),
+            ResourceType::Cluster => gateway::clusters(&viewer)
+                .into_iter()
+                .filter_map(get)
+                .collect(),
+            ResourceType::Route => gateway::tables(&viewer)
+                .into_iter()
+                .filter_map(get)
+                .collect(),
+            ResourceType::Endpoint => gateway::clusters(&viewer)
+                .into_iter()
+                .filter_map(get)
+                .collect(),
             ResourceType::TrustBundle | ResourceType::Secret => Vec::new(),
         }
     }
 
     /// The resource as a value.
     pub fn build(&self, client: &Client, ty: ResourceType, name: &str) -> Option<Resource> {
-        let viewer = Viewer { mesh: &self.mesh, client };
+        let viewer = Viewer {
+            mesh: &self.mesh,
+            client,
+        };
         match ty {
             ResourceType::Listener => self.listener(&viewer, name).map(Resource::Listener),
-            ResourceType::Route if is_gateway(client) => gateway::table(&viewer, name).map(Resource::Route),
+            ResourceType::Route if is_gateway(client) => {
+                gateway::table(&viewer, name).map(Resource::Route)
+            }
             ResourceType::Route => routes::table(&viewer, name).map(Resource::Route),
             ResourceType::Cluster => clusters::cluster(&viewer, name).map(Resource::Cluster),
-            ResourceType::Endpoint => assignments::assignment(&viewer, name).map(Resource::Endpoint),
+            ResourceType::Endpoint => {
+                assignments::assignment(&viewer, name).map(Resource::Endpoint)
+            }
             ResourceType::TrustBundle | ResourceType::Secret => None,
         }
     }
@@ -95,7 +130,9 @@ impl Snapshot {
     fn listener(&self, viewer: &Viewer<'_>, name: &str) -> Option<tasuki_xds::model::Listener> {
         match (name, is_gateway(viewer.client)) {
             (_, true) => gateway::listener_named(viewer, name),
-            ("inbound", false) => viewer.workload().map(|workload| inbound::listener(&self.mesh, workload)),
+            ("inbound", false) => viewer
+                .workload()
+                .map(|workload| inbound::listener(&self.mesh, workload)),
             (_, false) => outbound::listener(viewer, name),
         }
     }
@@ -126,4 +163,4 @@ fn is_gateway(client: &Client) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

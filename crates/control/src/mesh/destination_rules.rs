@@ -17,21 +17,34 @@ pub struct DestinationRules {
 impl DestinationRules {
     pub fn new(mut all: Vec<Arc<DestinationRule>>, root_namespace: &str) -> Self {
         all.sort_by(|a, b| {
-            b.host.specificity().cmp(&a.host.specificity()).then_with(|| a.meta.age_key().cmp(&b.meta.age_key()))
+            b.host
+                .specificity()
+                .cmp(&a.host.specificity())
+                .then_with(|| a.meta.age_key().cmp(&b.meta.age_key()))
         });
         let mut by_namespace: HashMap<String, Vec<_>> = HashMap::new();
         for rule in all {
-            by_namespace.entry(rule.meta.name.namespace.clone()).or_default().push(rule);
+            by_namespace
+                .entry(rule.meta.name.namespace.clone())
+                .or_default()
+                .push(rule);
         }
-        Self { by_namespace, root_namespace: root_namespace.to_owned() }
+        Self {
+            by_namespace,
+            root_namespace: root_namespace.to_owned(),
+        }
     }
 
     /// The rule for clients in `viewer` calling `host` of `owner`.
     pub fn find(&self, host: &str, owner: &str, viewer: &str) -> Option<&Arc<DestinationRule>> {
-        [viewer, owner, self.root_namespace.as_str()].into_iter().find_map(|namespace| {
-            let rules = self.by_namespace.get(namespace)?;
-            rules.iter().find(|rule| rule.export_to.includes(viewer) && rule.host.matches(host))
-        })
+        [viewer, owner, self.root_namespace.as_str()]
+            .into_iter()
+            .find_map(|namespace| {
+                let rules = self.by_namespace.get(namespace)?;
+                rules
+                    .iter()
+                    .find(|rule| rule.export_to.includes(viewer) && rule.host.matches(host))
+            })
     }
 
     /// Pairs of rules of one namespace for exactly the same host: the second is never chosen.

@@ -18,7 +18,10 @@ pub fn backends(
     slices: &[Arc<EndpointSlice>],
     workloads: &Workloads,
 ) -> BTreeMap<u16, Vec<Backend>> {
-    let tcp = service.ports.iter().filter(|port| port.transport == Transport::Tcp);
+    let tcp = service
+        .ports
+        .iter()
+        .filter(|port| port.transport == Transport::Tcp);
     tcp.map(|port| {
         let mut list = if slices.is_empty() {
             from_pods(service, port, workloads)
@@ -33,7 +36,9 @@ pub fn backends(
 }
 
 fn from_pods(service: &Service, port: &ServicePort, workloads: &Workloads) -> Vec<Backend> {
-    let Some(selector) = &service.selector else { return Vec::new() };
+    let Some(selector) = &service.selector else {
+        return Vec::new();
+    };
     let wants_v6 = family(service);
     workloads
         .selected(&service.meta.name.namespace, selector)
@@ -46,7 +51,11 @@ fn from_pods(service: &Service, port: &ServicePort, workloads: &Workloads) -> Ve
             };
             let target = target_port(workload, port)?;
             let address = pick_address(&workload.addresses, wants_v6)?;
-            Some(of_workload(workload, SocketAddr::new(address, target), health))
+            Some(of_workload(
+                workload,
+                SocketAddr::new(address, target),
+                health,
+            ))
         })
         .collect()
 }
@@ -59,10 +68,15 @@ fn from_slices(
 ) -> Vec<Backend> {
     let mut found = Vec::new();
     for slice in slices {
-        let named = slice.ports.iter().find(|p| p.transport == Transport::Tcp && p.name == port.name);
+        let named = slice
+            .ports
+            .iter()
+            .find(|p| p.transport == Transport::Tcp && p.name == port.name);
         let Some(slice_port) = named else { continue };
         for endpoint in &slice.endpoints {
-            let Some(address) = endpoint.addresses.first() else { continue };
+            let Some(address) = endpoint.addresses.first() else {
+                continue;
+            };
             let health = match (endpoint.ready, endpoint.serving && endpoint.terminating) {
                 (true, _) => Health::Healthy,
                 (false, true) => Health::Draining,
@@ -103,7 +117,11 @@ pub fn of_workload(workload: &Workload, address: SocketAddr, health: Health) -> 
             weight: 1,
             health,
             tls_mode: workload.meshed.then(|| TLS_MODE.to_owned()),
-            identities: if workload.identity.is_empty() { Vec::new() } else { vec![workload.identity.clone()] },
+            identities: if workload.identity.is_empty() {
+                Vec::new()
+            } else {
+                vec![workload.identity.clone()]
+            },
             workload: workload.reference.clone(),
         },
         labels: workload.labels.clone(),
@@ -112,10 +130,23 @@ pub fn of_workload(workload: &Workload, address: SocketAddr, health: Health) -> 
 }
 
 fn unknown(address: SocketAddr, health: Health, namespace: &str) -> Backend {
-    let workload = WorkloadRef { namespace: namespace.to_owned(), ..WorkloadRef::default() };
-    let endpoint =
-        Endpoint { address, weight: 1, health, tls_mode: None, identities: Vec::new(), workload };
-    Backend { endpoint, labels: BTreeMap::new(), locality: String::new() }
+    let workload = WorkloadRef {
+        namespace: namespace.to_owned(),
+        ..WorkloadRef::default()
+    };
+    let endpoint = Endpoint {
+        address,
+        weight: 1,
+        health,
+        tls_mode: None,
+        identities: Vec::new(),
+        workload,
+    };
+    Backend {
+        endpoint,
+        labels: BTreeMap::new(),
+        locality: String::new(),
+    }
 }
 
 /// The family of the service's first address: its endpoints are of the same.
@@ -127,6 +158,8 @@ fn family(service: &Service) -> Option<bool> {
 }
 
 fn pick_address(addresses: &[IpAddr], v6: Option<bool>) -> Option<IpAddr> {
-    let preferred = addresses.iter().find(|address| v6.is_none_or(|v6| address.is_ipv6() == v6));
+    let preferred = addresses
+        .iter()
+        .find(|address| v6.is_none_or(|v6| address.is_ipv6() == v6));
     preferred.or(addresses.first()).copied()
 }

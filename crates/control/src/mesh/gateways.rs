@@ -14,7 +14,12 @@ pub struct Gateways {
 
 impl Gateways {
     pub fn new(all: Vec<Arc<Gateway>>) -> Self {
-        Self { by_name: all.into_iter().map(|gateway| (gateway.meta.name.clone(), gateway)).collect() }
+        Self {
+            by_name: all
+                .into_iter()
+                .map(|gateway| (gateway.meta.name.clone(), gateway))
+                .collect(),
+        }
     }
 
     pub fn get(&self, name: &NamespacedName) -> Option<&Arc<Gateway>> {
@@ -27,6 +32,9 @@ impl Gateways {
 
     /// The Gateways whose selector a foreign proxy's labels satisfy.
     pub fn matching(&self, labels: &BTreeMap<String, String>) -> Vec<&Arc<Gateway>> {
-        self.by_name.values().filter(|gateway| selects(&gateway.selector, labels)).collect()
+        self.by_name
+            .values()
+            .filter(|gateway| selects(&gateway.selector, labels))
+            .collect()
     }
 }

@@ -43,7 +43,11 @@ pub fn split_host_port(name: &str) -> Option<(String, u16)> {
         None if host.contains(':') => return None,
         None => host,
     };
-    if host.is_empty() { None } else { Some((canonical(host), port)) }
+    if host.is_empty() {
+        None
+    } else {
+        Some((canonical(host), port))
+    }
 }
 
 #[cfg(test)]
@@ -53,15 +57,24 @@ mod tests {
     #[test]
     fn short_names_depend_on_the_viewer() {
         assert_eq!(short_names("cart", "shop", "shop").last().unwrap(), "cart");
-        assert_eq!(short_names("cart", "shop", "other").last().unwrap(), "cart.shop");
-        assert_eq!(candidates("cart.shop", "x")[0], "cart.shop.svc.cluster.local");
+        assert_eq!(
+            short_names("cart", "shop", "other").last().unwrap(),
+            "cart.shop"
+        );
+        assert_eq!(
+            candidates("cart.shop", "x")[0],
+            "cart.shop.svc.cluster.local"
+        );
         assert_eq!(candidates("example.com", "x")[1], "example.com");
     }
 
     #[test]
     fn host_and_port() {
         assert_eq!(split_host_port("A.b.:80"), Some(("a.b".into(), 80)));
-        assert_eq!(split_host_port("[fd00::1]:80"), Some(("fd00::1".into(), 80)));
+        assert_eq!(
+            split_host_port("[fd00::1]:80"),
+            Some(("fd00::1".into(), 80))
+        );
         assert_eq!(split_host_port("fd00::1:80"), None);
         assert_eq!(split_host_port("a"), None);
         assert_eq!(split_host_port("a:0"), None);

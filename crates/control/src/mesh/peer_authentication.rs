@@ -21,13 +21,24 @@ impl PeerAuthentications {
         all.sort_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key()));
         let mut by_namespace: HashMap<String, Vec<_>> = HashMap::new();
         for one in all {
-            by_namespace.entry(one.meta.name.namespace.clone()).or_default().push(one);
+            by_namespace
+                .entry(one.meta.name.namespace.clone())
+                .or_default()
+                .push(one);
         }
-        Self { by_namespace, root_namespace: root_namespace.to_owned() }
+        Self {
+            by_namespace,
+            root_namespace: root_namespace.to_owned(),
+        }
     }
 
     /// The mode of a port of a workload, or of its ports that nobody mentions.
-    pub fn mode(&self, namespace: &str, labels: &BTreeMap<String, String>, port: Option<u16>) -> MtlsMode {
+    pub fn mode(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        port: Option<u16>,
+    ) -> MtlsMode {
         let workload = self.of_workload(namespace, labels);
         let of_port = port.and_then(|port| workload?.ports.get(&port).copied().flatten());
         of_port
@@ -38,16 +49,31 @@ impl PeerAuthentications {
     }
 
     /// Ports that a workload's own PeerAuthentication mentions.
-    pub fn ports(&self, namespace: &str, labels: &BTreeMap<String, String>) -> impl Iterator<Item = u16> {
-        self.of_workload(namespace, labels).into_iter().flat_map(|one| one.ports.keys().copied())
+    pub fn ports(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = u16> {
+        self.of_workload(namespace, labels)
+            .into_iter()
+            .flat_map(|one| one.ports.keys().copied())
     }
 
-    fn of_workload(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Arc<PeerAuthentication>> {
+    fn of_workload(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&Arc<PeerAuthentication>> {
         let own = self.by_namespace.get(namespace)?;
-        own.iter().find(|one| !one.selector.is_empty() && selects(&one.selector, labels))
+        own.iter()
+            .find(|one| !one.selector.is_empty() && selects(&one.selector, labels))
     }
 
     fn whole(&self, namespace: &str) -> Option<MtlsMode> {
-        self.by_namespace.get(namespace)?.iter().find(|one| one.selector.is_empty())?.mode
+        self.by_namespace
+            .get(namespace)?
+            .iter()
+            .find(|one| one.selector.is_empty())?
+            .mode
     }
 }

@@ -18,7 +18,10 @@ pub fn declared(protocol: PortProtocol) -> DeclaredProtocol {
 /// Whether an HTTP filter makes sense at all.
 pub fn may_be_http(protocol: DeclaredProtocol) -> bool {
     match protocol {
-        DeclaredProtocol::Auto | DeclaredProtocol::Http | DeclaredProtocol::Http2 | DeclaredProtocol::Grpc => true,
+        DeclaredProtocol::Auto
+        | DeclaredProtocol::Http
+        | DeclaredProtocol::Http2
+        | DeclaredProtocol::Grpc => true,
         DeclaredProtocol::Tcp | DeclaredProtocol::Tls => false,
     }
 }

@@ -18,20 +18,37 @@ pub const PROXY_PORTS: [u16; 5] = [15000, 15001, 15006, 15020, 15021];
 const DNS_REFRESH: Duration = Duration::from_secs(60);
 
 /// One service for each host of the entry, and what was left out of it: field and reason.
-pub fn services(entry: &ServiceEntry, trust_domain: &TrustDomain) -> (Vec<Service>, Vec<(String, String)>) {
+pub fn services(
+    entry: &ServiceEntry,
+    trust_domain: &TrustDomain,
+) -> (Vec<Service>, Vec<(String, String)>) {
     let mut left_out = Vec::new();
-    let (usable, forbidden): (Vec<_>, Vec<_>) =
-        entry.endpoints.iter().enumerate().partition(|(_, endpoint)| !reaches_proxy(entry, endpoint));
+    let (usable, forbidden): (Vec<_>, Vec<_>) = entry
+        .endpoints
+        .iter()
+        .enumerate()
+        .partition(|(_, endpoint)| !reaches_proxy(entry, endpoint));
     for (index, _) in forbidden {
-        left_out.push((format!("spec.endpoints[{index}]"), "reaches the proxy's own ports; left out".to_owned()));
+        left_out.push((
+            format!("spec.endpoints[{index}]"),
+            "reaches the proxy's own ports; left out".to_owned(),
+        ));
     }
     let usable: Vec<&EntryEndpoint> = usable.into_iter().map(|(_, endpoint)| endpoint).collect();
-    let addresses = entry.addresses.iter().filter(|a| a.is_single()).map(|a| a.address).collect::<Vec<_>>();
+    let addresses = entry
+        .addresses
+        .iter()
+        .filter(|a| a.is_single())
+        .map(|a| a.address)
+        .collect::<Vec<_>>();
     let mut services = Vec::new();
     for (index, host) in entry.hosts.iter().enumerate() {
         let name = host.to_string();
         if entry.resolution == Resolution::Dns && is_loopback_name(&name) {
-            left_out.push((format!("spec.hosts[{index}]"), "is the proxy's own machine; left out".to_owned()));
+            left_out.push((
+                format!("spec.hosts[{index}]"),
+                "is the proxy's own machine; left out".to_owned(),
+            ));
             continue;
         }
         services.push(Service {
@@ -42,7 +59,12 @@ pub fn services(entry: &ServiceEntry, trust_domain: &TrustDomain) -> (Vec<Servic
             namespace: entry.meta.name.namespace.clone(),
             origin: Origin::ServiceEntry,
             addresses: addresses.clone(),
-            ranges: entry.addresses.iter().filter(|a| !a.is_single()).copied().collect(),
+            ranges: entry
+                .addresses
+                .iter()
+                .filter(|a| !a.is_single())
+                .copied()
+                .collect(),
             ports: entry.ports.iter().map(port).collect(),
             exported: entry.export_to.clone(),
         });
@@ -51,14 +73,25 @@ pub fn services(entry: &ServiceEntry, trust_domain: &TrustDomain) -> (Vec<Servic
 }
 
 fn port(port: &EntryPort) -> ServicePort {
-    ServicePort { number: port.number, name: port.name.clone(), protocol: declared(port.protocol) }
+    ServicePort {
+        number: port.number,
+        name: port.name.clone(),
+        protocol: declared(port.protocol),
+    }
 }
 
-fn backends(entry: &ServiceEntry, endpoints: &[&EntryEndpoint], host: &str, trust_domain: &TrustDomain) -> Backends {
+fn backends(
+    entry: &ServiceEntry,
+    endpoints: &[&EntryEndpoint],
+    host: &str,
+    trust_domain: &TrustDomain,
+) -> Backends {
     match entry.resolution {
         Resolution::Static => {
             let of_port = |port: &EntryPort| {
-                let list = endpoints.iter().filter_map(|endpoint| backend(entry, endpoint, port, trust_domain));
+                let list = endpoints
+                    .iter()
+                    .filter_map(|endpoint| backend(entry, endpoint, port, trust_domain));
                 (port.number, list.collect())
             };
             Backends::Known(entry.ports.iter().map(of_port).collect())
@@ -68,11 +101,17 @@ fn backends(entry: &ServiceEntry, endpoints: &[&EntryEndpoint], host: &str, trus
                 let hosts = if entry.endpoints.is_empty() {
                     vec![(host.to_owned(), port.target)]
                 } else {
-                    endpoints.iter().map(|e| (name_of(&e.address), e.port(port))).collect()
+                    endpoints
+                        .iter()
+                        .map(|e| (name_of(&e.address), e.port(port)))
+                        .collect()
                 };
                 (port.number, hosts)
             };
-            Backends::Dns { hosts: entry.ports.iter().map(of_port).collect(), refresh: DNS_REFRESH }
+            Backends::Dns {
+                hosts: entry.ports.iter().map(of_port).collect(),
+                refresh: DNS_REFRESH,
+            }
         }
     }
 }
@@ -83,9 +122,12 @@ fn backend(
     port: &EntryPort,
     trust_domain: &TrustDomain,
 ) -> Option<Backend> {
-    let EntryAddress::Ip(address) = &endpoint.address else { return None };
+    let EntryAddress::Ip(address) = &endpoint.address else {
+        return None;
+    };
     let account = endpoint.service_account.as_deref();
-    let identity = account.and_then(|a| SpiffeId::new(trust_domain, &entry.meta.name.namespace, a).ok());
+    let identity =
+        account.and_then(|a| SpiffeId::new(trust_domain, &entry.meta.name.namespace, a).ok());
     let owner = entry.meta.name.name.as_str();
     let endpoint_model = Endpoint {
         address: SocketAddr::new(*address, endpoint.port(port)),
@@ -93,9 +135,18 @@ fn backend(
         health: Health::Healthy,
         tls_mode: None,
         identities: identity.iter().map(ToString::to_string).collect(),
-        workload: reference(&entry.meta.name, &endpoint.labels, account.unwrap_or_default(), owner),
+        workload: reference(
+            &entry.meta.name,
+            &endpoint.labels,
+            account.unwrap_or_default(),
+            owner,
+        ),
     };
-    Some(Backend { endpoint: endpoint_model, labels: endpoint.labels.clone(), locality: String::new() })
+    Some(Backend {
+        endpoint: endpoint_model,
+        labels: endpoint.labels.clone(),
+        locality: String::new(),
+    })
 }
 
 fn name_of(address: &EntryAddress) -> String {
@@ -110,7 +161,11 @@ fn reaches_proxy(entry: &ServiceEntry, endpoint: &EntryEndpoint) -> bool {
         EntryAddress::Ip(ip) => is_local(*ip),
         EntryAddress::Name(name) => is_loopback_name(name),
     };
-    local && entry.ports.iter().any(|port| PROXY_PORTS.contains(&endpoint.port(port)))
+    local
+        && entry
+            .ports
+            .iter()
+            .any(|port| PROXY_PORTS.contains(&endpoint.port(port)))
 }
 
 fn is_local(ip: IpAddr) -> bool {
@@ -131,10 +186,24 @@ mod tests {
 
     #[test]
     fn local_addresses_in_every_spelling() {
-        for local in ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1", "localhost", "a.localhost"] {
+        for local in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "0.0.0.0",
+            "::",
+            "::ffff:127.0.0.1",
+            "localhost",
+            "a.localhost",
+        ] {
             assert!(is_loopback_name(local), "{local}");
         }
-        for remote in ["10.0.0.1", "example.com", "localhost.example.com", "fd00::1"] {
+        for remote in [
+            "10.0.0.1",
+            "example.com",
+            "localhost.example.com",
+            "fd00::1",
+        ] {
             assert!(!is_loopback_name(remote), "{remote}");
         }
     }

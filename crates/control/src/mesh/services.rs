@@ -51,7 +51,10 @@ pub enum Backends {
     /// Known endpoints, by service port.
     Known(BTreeMap<u16, Vec<Backend>>),
     /// Names that the proxy resolves, by service port.
-    Dns { hosts: BTreeMap<u16, Vec<(String, u16)>>, refresh: Duration },
+    Dns {
+        hosts: BTreeMap<u16, Vec<(String, u16)>>,
+        refresh: Duration,
+    },
 }
 
 /// One endpoint of one port.
@@ -79,7 +82,11 @@ impl Service {
 
     /// For metrics.
     pub fn reference(&self) -> ServiceRef {
-        ServiceRef { host: self.host.clone(), name: self.name.clone(), namespace: self.namespace.clone() }
+        ServiceRef {
+            host: self.host.clone(),
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+        }
     }
 }
 
@@ -119,19 +126,31 @@ impl Services {
             all.insert(Arc::new(service));
         }
         // The longest suffix is the most specific.
-        all.wildcards.sort_by(|a, b| b.host.len().cmp(&a.host.len()).then_with(|| a.host.cmp(&b.host)));
-        all.ranges.sort_by(|(a, _), (b, _)| b.prefix_len.cmp(&a.prefix_len));
+        all.wildcards.sort_by(|a, b| {
+            b.host
+                .len()
+                .cmp(&a.host.len())
+                .then_with(|| a.host.cmp(&b.host))
+        });
+        all.ranges
+            .sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix_len));
         (all, duplicates)
     }
 
     fn insert(&mut self, service: Arc<Service>) {
         for address in &service.addresses {
-            self.by_address.entry(*address).or_default().push(service.clone());
+            self.by_address
+                .entry(*address)
+                .or_default()
+                .push(service.clone());
         }
         for range in &service.ranges {
             self.ranges.push((*range, service.clone()));
         }
-        if service.origin == Origin::ServiceEntry && service.addresses.is_empty() && service.ranges.is_empty() {
+        if service.origin == Origin::ServiceEntry
+            && service.addresses.is_empty()
+            && service.ranges.is_empty()
+        {
             for port in &service.ports {
                 for backend in service.backends(port.number) {
                     let address = backend.endpoint.address;
@@ -159,33 +178,56 @@ impl Services {
     /// The service that a resource of `namespace` means by its fully qualified destination `host`.
     pub fn destination(&self, host: &str, namespace: &str) -> Option<&Arc<Service>> {
         let visible = |service: &&Arc<Service>| service.exported.includes(namespace);
-        self.by_host
-            .get(host)
-            .filter(visible)
-            .or_else(|| self.wildcards.iter().filter(visible).find(|s| s.pattern.matches(host)))
+        self.by_host.get(host).filter(visible).or_else(|| {
+            self.wildcards
+                .iter()
+                .filter(visible)
+                .find(|s| s.pattern.matches(host))
+        })
     }
 
     /// The service that an application in the namespace `viewer` means by `host`.
     pub fn find(&self, host: &str, viewer: &str) -> Option<&Arc<Service>> {
         for candidate in names::candidates(host, viewer) {
-            if let Some(service) = self.by_host.get(&candidate).filter(|s| s.exported.includes(viewer)) {
+            if let Some(service) = self
+                .by_host
+                .get(&candidate)
+                .filter(|s| s.exported.includes(viewer))
+            {
                 return Some(service);
             }
         }
-        self.wildcards.iter().find(|s| s.exported.includes(viewer) && s.pattern.matches(host))
+        self.wildcards
+            .iter()
+            .find(|s| s.exported.includes(viewer) && s.pattern.matches(host))
     }
 
     /// The service that owns a virtual address and listens on this port.
     pub fn at(&self, address: IpAddr, port: u16, viewer: &str) -> Option<&Arc<Service>> {
-        let usable = |service: &&Arc<Service>| service.exported.includes(viewer) && service.port(port).is_some();
-        if let Some(found) = self.by_address.get(&address).and_then(|list| list.iter().find(usable)) {
+        let usable = |service: &&Arc<Service>| {
+            service.exported.includes(viewer) && service.port(port).is_some()
+        };
+        if let Some(found) = self
+            .by_address
+            .get(&address)
+            .and_then(|list| list.iter().find(usable))
+        {
             return Some(found);
         }
-        self.ranges.iter().filter(|(range, _)| range.contains(address)).map(|(_, service)| service).find(usable)
+        self.ranges
+            .iter()
+            .filter(|(range, _)| range.contains(address))
+            .map(|(_, service)| service)
+            .find(usable)
     }
 
     /// The external service, and its port, one of whose endpoints this address is.
-    pub fn at_endpoint(&self, address: IpAddr, port: u16, viewer: &str) -> Option<(&Arc<Service>, u16)> {
+    pub fn at_endpoint(
+        &self,
+        address: IpAddr,
+        port: u16,
+        viewer: &str,
+    ) -> Option<(&Arc<Service>, u16)> {
         self.by_endpoint
             .get(&(address, port))
             .filter(|(service, _)| service.exported.includes(viewer))

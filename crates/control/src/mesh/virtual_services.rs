@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tasuki_resources::virtual_service::{GatewayRef, HttpMatch};
+use tasuki_resources::virtual_service::GatewayRef;
 use tasuki_resources::{Host, NamespacedName, VirtualService};
 
 use super::names;
@@ -32,7 +32,11 @@ impl VirtualServices {
         for (position, vs) in all.iter().enumerate() {
             for gateway in &vs.gateways {
                 if let GatewayRef::Gateway(name) = gateway {
-                    index.by_gateway.entry(name.clone()).or_default().push(position);
+                    index
+                        .by_gateway
+                        .entry(name.clone())
+                        .or_default()
+                        .push(position);
                 }
             }
             if !vs.gateways.contains(&GatewayRef::Mesh) {
@@ -40,13 +44,17 @@ impl VirtualServices {
             }
             for host in &vs.hosts {
                 match host {
-                    Host::Exact(name) => index.exact.entry(name.clone()).or_default().push(position),
+                    Host::Exact(name) => {
+                        index.exact.entry(name.clone()).or_default().push(position)
+                    }
                     Host::Suffix(_) => wildcards.entry(host.clone()).or_default().push(position),
                 }
             }
         }
         index.wildcards = wildcards.into_iter().collect();
-        index.wildcards.sort_by(|(a, _), (b, _)| b.specificity().cmp(&a.specificity()).then_with(|| a.cmp(b)));
+        index
+            .wildcards
+            .sort_by(|(a, _), (b, _)| b.specificity().cmp(&a.specificity()).then_with(|| a.cmp(b)));
         index.all = all;
         index
     }
@@ -57,37 +65,70 @@ impl VirtualServices {
 
     /// The rules for requests of sidecars in `viewer` to `host`, which the namespace `owner` declared.
     /// Never from two namespaces; empty when nothing is said about the host.
-    pub fn for_mesh(&self, host: &str, owner: Option<&str>, viewer: &str) -> Vec<&Arc<VirtualService>> {
+    pub fn for_mesh(
+        &self,
+        host: &str,
+        owner: Option<&str>,
+        viewer: &str,
+    ) -> Vec<&Arc<VirtualService>> {
         if let Some(positions) = self.exact.get(host) {
             let chosen = self.choose(positions, owner, viewer);
             if !chosen.is_empty() {
                 return chosen;
             }
         }
-        let covering = self.wildcards.iter().filter(|(pattern, _)| covers(pattern, host));
-        covering.map(|(_, positions)| self.choose(positions, owner, viewer)).find(|c| !c.is_empty()).unwrap_or_default()
+        let covering = self
+            .wildcards
+            .iter()
+            .filter(|(pattern, _)| covers(pattern, host));
+        covering
+            .map(|(_, positions)| self.choose(positions, owner, viewer))
+            .find(|c| !c.is_empty())
+            .unwrap_or_default()
     }
 
-    fn choose(&self, positions: &[usize], owner: Option<&str>, viewer: &str) -> Vec<&Arc<VirtualService>> {
-        let visible = || positions.iter().map(|p| &self.all[*p]).filter(|vs| vs.export_to.includes(viewer));
-        let of = |namespace: &str| visible().filter(|vs| vs.meta.name.namespace == namespace).collect::<Vec<_>>();
+    fn choose(
+        &self,
+        positions: &[usize],
+        owner: Option<&str>,
+        viewer: &str,
+    ) -> Vec<&Arc<VirtualService>> {
+        let visible = || {
+            positions
+                .iter()
+                .map(|p| &self.all[*p])
+                .filter(|vs| vs.export_to.includes(viewer))
+        };
+        let of = |namespace: &str| {
+            visible()
+                .filter(|vs| vs.meta.name.namespace == namespace)
+                .collect::<Vec<_>>()
+        };
         let own = of(viewer);
         if !own.is_empty() {
             return own;
         }
         match owner {
             Some(owner) => of(owner),
-            None => visible().next().map(|oldest| of(&oldest.meta.name.namespace)).unwrap_or_default(),
+            None => visible()
+                .next()
+                .map(|oldest| of(&oldest.meta.name.namespace))
+                .unwrap_or_default(),
         }
     }
 
     /// The full name under which rules visible to `viewer` know a host that is not in the registry.
     pub fn knows(&self, host: &str, viewer: &str) -> Option<String> {
-        names::candidates(host, viewer).into_iter().find(|name| !self.for_mesh(name, None, viewer).is_empty())
+        names::candidates(host, viewer)
+            .into_iter()
+            .find(|name| !self.for_mesh(name, None, viewer).is_empty())
     }
 
     /// The rules bound to a gateway, oldest first.
-    pub fn for_gateway(&self, gateway: &NamespacedName) -> impl Iterator<Item = &Arc<VirtualService>> {
+    pub fn for_gateway(
+        &self,
+        gateway: &NamespacedName,
+    ) -> impl Iterator<Item = &Arc<VirtualService>> {
         self.by_gateway
             .get(gateway)
             .into_iter()
@@ -103,9 +144,17 @@ impl VirtualServices {
             let mut by_namespace: BTreeMap<&str, Vec<NamespacedName>> = BTreeMap::new();
             for position in positions {
                 let name = &self.all[*position].meta.name;
-                by_namespace.entry(&name.namespace).or_default().push(name.clone());
+                by_namespace
+                    .entry(&name.namespace)
+                    .or_default()
+                    .push(name.clone());
             }
-            merged.extend(by_namespace.into_values().filter(|names| names.len() > 1).map(|n| (host.clone(), n)));
+            merged.extend(
+                by_namespace
+                    .into_values()
+                    .filter(|names| names.len() > 1)
+                    .map(|n| (host.clone(), n)),
+            );
         }
         merged.sort();
         merged
@@ -118,9 +167,4 @@ fn covers(pattern: &Host, host: &str) -> bool {
         exact if !host.starts_with('*') => pattern.covers(&exact),
         _ => pattern.covers(&Host::Suffix(host[1..].to_owned())),
     }
-}
-
-/// Whether a match block can hold for requests that come through one of these gateways, called on `port`.
-pub fn applies_on_port(block: &HttpMatch, port: u16) -> bool {
-    block.port.is_none_or(|own| own == port)
 }

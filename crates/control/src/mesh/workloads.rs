@@ -66,7 +66,10 @@ impl Workloads {
                 all.by_label.entry(key).or_default().push(workload.clone());
             }
             for address in &workload.addresses {
-                let taken = all.by_address.get(address).is_some_and(|w| w.state != State::Draining);
+                let taken = all
+                    .by_address
+                    .get(address)
+                    .is_some_and(|w| w.state != State::Draining);
                 if !taken {
                     all.by_address.insert(*address, workload.clone());
                 }
@@ -96,8 +99,11 @@ impl Workloads {
     ) -> impl Iterator<Item = &'a Arc<Workload>> {
         let label = selector.iter().next();
         let key = label.map(|(name, value)| (namespace.to_owned(), name.clone(), value.clone()));
-        let list = key.and_then(|key| self.by_label.get(&key)).map_or(&[][..], Vec::as_slice);
-        list.iter().filter(move |workload| selects(selector, &workload.labels))
+        let list = key
+            .and_then(|key| self.by_label.get(&key))
+            .map_or(&[][..], Vec::as_slice);
+        list.iter()
+            .filter(move |workload| selects(selector, &workload.labels))
     }
 }
 
@@ -112,11 +118,20 @@ impl Workload {
             (false, true) => State::Ready,
             (false, false) => State::NotReady,
         };
-        let meshed = labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == TLS_MODE)
+        let meshed = labels
+            .get(TLS_MODE_LABEL)
+            .is_some_and(|mode| mode == TLS_MODE)
             && pod.meta.annotations.contains_key(PROXY_ANNOTATION);
-        let controller = pod.controller.as_ref().map(|(kind, name)| (kind.as_str(), name.as_str()));
+        let controller = pod
+            .controller
+            .as_ref()
+            .map(|(kind, name)| (kind.as_str(), name.as_str()));
         let owner = owner_name(&id.name, controller, &labels);
-        let named = pod.containers.iter().flat_map(|c| &c.ports).filter(|p| p.transport == Transport::Tcp);
+        let named = pod
+            .containers
+            .iter()
+            .flat_map(|c| &c.ports)
+            .filter(|p| p.transport == Transport::Tcp);
         Self {
             reference: reference(&id, &labels, &pod.service_account, &owner),
             // A namespace and an account that Kubernetes accepts always make an id.
@@ -127,7 +142,10 @@ impl Workload {
             addresses: if ended { Vec::new() } else { pod.ips.clone() },
             state,
             meshed,
-            ports: named.filter(|p| !p.name.is_empty()).map(|p| (p.name.clone(), p.port)).collect(),
+            ports: named
+                .filter(|p| !p.name.is_empty())
+                .map(|p| (p.name.clone(), p.port))
+                .collect(),
             labels,
             id,
         }
@@ -135,29 +153,64 @@ impl Workload {
 }
 
 /// Istio's standard labels of a workload, from a pod's own.
-pub fn reference(id: &NamespacedName, labels: &BTreeMap<String, String>, service_account: &str, owner: &str) -> WorkloadRef {
-    let label = |names: &[&str]| names.iter().find_map(|name| labels.get(*name)).cloned().unwrap_or_default();
+pub fn reference(
+    id: &NamespacedName,
+    labels: &BTreeMap<String, String>,
+    service_account: &str,
+    owner: &str,
+) -> WorkloadRef {
+    let label = |names: &[&str]| {
+        names
+            .iter()
+            .find_map(|name| labels.get(*name))
+            .cloned()
+            .unwrap_or_default()
+    };
     let app = label(&["app", "app.kubernetes.io/name"]);
-    let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-    let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    let canonical = label(&[
+        "service.istio.io/canonical-name",
+        "app.kubernetes.io/name",
+        "app",
+    ]);
+    let revision = label(&[
+        "service.istio.io/canonical-revision",
+        "app.kubernetes.io/version",
+        "version",
+    ]);
     WorkloadRef {
         name: owner.to_owned(),
         namespace: id.namespace.clone(),
         service_account: service_account.to_owned(),
         app,
         version: label(&["version", "app.kubernetes.io/version"]),
-        canonical_service: if canonical.is_empty() { owner.to_owned() } else { canonical },
-        canonical_revision: if revision.is_empty() { "latest".to_owned() } else { revision },
+        canonical_service: if canonical.is_empty() {
+            owner.to_owned()
+        } else {
+            canonical
+        },
+        canonical_revision: if revision.is_empty() {
+            "latest".to_owned()
+        } else {
+            revision
+        },
         cluster: "Kubernetes".to_owned(),
     }
 }
 
 /// The name of what made a pod: `cart-7d9f8b6c5-x2x9z` of a ReplicaSet belongs to `cart`. Without an
 /// owner the pod stands for itself.
-pub fn owner_name(pod: &str, owner: Option<(&str, &str)>, labels: &BTreeMap<String, String>) -> String {
+pub fn owner_name(
+    pod: &str,
+    owner: Option<(&str, &str)>,
+    labels: &BTreeMap<String, String>,
+) -> String {
     match owner {
         Some(("ReplicaSet", name)) => match labels.get("pod-template-hash") {
-            Some(hash) => name.strip_suffix(hash.as_str()).and_then(|n| n.strip_suffix('-')).unwrap_or(name).to_owned(),
+            Some(hash) => name
+                .strip_suffix(hash.as_str())
+                .and_then(|n| n.strip_suffix('-'))
+                .unwrap_or(name)
+                .to_owned(),
             None => name.to_owned(),
         },
         Some((_, name)) => name.to_owned(),

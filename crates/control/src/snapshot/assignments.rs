@@ -22,7 +22,9 @@ pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignme
             let wanted = (!subset.is_empty()).then_some(subset);
             if let Some(subset) = wanted {
                 let rules = &viewer.mesh.destination_rules;
-                rules.find(host, &service.namespace, viewer.namespace())?.subset(subset)?;
+                rules
+                    .find(host, &service.namespace, viewer.namespace())?
+                    .subset(subset)?;
             }
             Some(ClusterLoadAssignment {
                 cluster: name.to_owned(),
@@ -37,7 +39,10 @@ pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignme
                 State::Draining => Health::Draining,
             };
             let backend = of_workload(workload, SocketAddr::new(address, port), health);
-            Some(ClusterLoadAssignment { cluster: name.to_owned(), localities: localities([&backend].into_iter()) })
+            Some(ClusterLoadAssignment {
+                cluster: name.to_owned(),
+                localities: localities([&backend].into_iter()),
+            })
         }
         Name::Passthrough | Name::BlackHole | Name::Inbound { .. } => None,
     }
@@ -46,7 +51,10 @@ pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignme
 fn localities<'b>(backends: impl Iterator<Item = &'b Backend>) -> Vec<Locality> {
     let mut by_locality: BTreeMap<&str, Vec<&Backend>> = BTreeMap::new();
     for backend in backends {
-        by_locality.entry(&backend.locality).or_default().push(backend);
+        by_locality
+            .entry(&backend.locality)
+            .or_default()
+            .push(backend);
     }
     by_locality
         .into_iter()
@@ -58,7 +66,10 @@ fn localities<'b>(backends: impl Iterator<Item = &'b Backend>) -> Vec<Locality> 
                 subzone: parts.next().unwrap_or_default(),
                 priority: 0,
                 weight: Some(backends.iter().map(|backend| backend.endpoint.weight).sum()),
-                endpoints: backends.into_iter().map(|backend| backend.endpoint.clone()).collect(),
+                endpoints: backends
+                    .into_iter()
+                    .map(|backend| backend.endpoint.clone())
+                    .collect(),
             }
         })
         .collect()

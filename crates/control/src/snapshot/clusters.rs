@@ -32,12 +32,17 @@ const INBOUND_SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 /// The cluster of this name as `viewer` sees it.
 pub fn cluster(viewer: &Viewer<'_>, name: &str) -> Option<Cluster> {
     match Name::parse(name)? {
-        Name::Passthrough => Some(plain(PASSTHROUGH, Discovery::OriginalDestination { bind: None })),
+        Name::Passthrough => Some(plain(
+            PASSTHROUGH,
+            Discovery::OriginalDestination { bind: None },
+        )),
         Name::BlackHole => Some(plain(BLACK_HOLE, Discovery::Static(Vec::new()))),
         Name::Inbound { port } => {
             let workload = viewer.workload()?;
             let protocol = viewer.mesh.workload_port(workload, port);
-            let discovery = Discovery::OriginalDestination { bind: Some(INBOUND_SOURCE) };
+            let discovery = Discovery::OriginalDestination {
+                bind: Some(INBOUND_SOURCE),
+            };
             Some(Cluster {
                 http: http_protocol(protocol, None),
                 connect_timeout: INBOUND_CONNECT_TIMEOUT,
@@ -57,26 +62,49 @@ pub fn cluster(viewer: &Viewer<'_>, name: &str) -> Option<Cluster> {
     }
 }
 
-fn outbound(viewer: &Viewer<'_>, name: &str, port: u16, subset: &str, host: &str) -> Option<Cluster> {
+fn outbound(
+    viewer: &Viewer<'_>,
+    name: &str,
+    port: u16,
+    subset: &str,
+    host: &str,
+) -> Option<Cluster> {
     let service = viewer.mesh.services.exact(host)?;
     let declared = service.port(port)?;
-    let rule = viewer.mesh.destination_rules.find(host, &service.namespace, viewer.namespace());
+    let rule = viewer
+        .mesh
+        .destination_rules
+        .find(host, &service.namespace, viewer.namespace());
     if !subset.is_empty() {
         rule?.subset(subset)?;
     }
     let wanted = (!subset.is_empty()).then_some(subset);
-    let policy = rule.map(|rule| rule.effective(wanted, port)).unwrap_or_default();
+    let policy = rule
+        .map(|rule| rule.effective(wanted, port))
+        .unwrap_or_default();
     let pool = policy.connection_pool.clone().unwrap_or_default();
     Some(Cluster {
         connect_timeout: pool.tcp.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         balance: balance(policy.load_balancer),
         limits: limits(&pool),
-        retry_budget: policy
-            .retry_budget
-            .map(|budget| RetryBudget { percent: budget.percent, min_concurrent: budget.min_concurrent }),
+        retry_budget: policy.retry_budget.map(|budget| RetryBudget {
+            percent: budget.percent,
+            min_concurrent: budget.min_concurrent,
+        }),
         outliers: policy.outlier_detection.as_ref().map(outliers),
-        panic_percent: policy.outlier_detection.as_ref().and_then(|o| o.min_health_percent).unwrap_or(0),
-        tls: tls::of_service(viewer, service, port, wanted, policy.tls.as_ref(), declared.protocol),
+        panic_percent: policy
+            .outlier_detection
+            .as_ref()
+            .and_then(|o| o.min_health_percent)
+            .unwrap_or(0),
+        tls: tls::of_service(
+            viewer,
+            service,
+            port,
+            wanted,
+            policy.tls.as_ref(),
+            declared.protocol,
+        ),
         http: http_protocol(declared.protocol, Some(&pool)),
         service: Some(service.reference()),
         keepalive: keepalive(&pool),
@@ -91,11 +119,16 @@ fn discovery(service: &Service, port: u16) -> Discovery {
         Backends::Dns { hosts, refresh } => {
             let hosts = hosts.get(&port).cloned().unwrap_or_default();
             // Addresses need no resolver.
-            let fixed: Option<Vec<SocketAddr>> =
-                hosts.iter().map(|(host, port)| host.parse().ok().map(|ip| SocketAddr::new(ip, *port))).collect();
+            let fixed: Option<Vec<SocketAddr>> = hosts
+                .iter()
+                .map(|(host, port)| host.parse().ok().map(|ip| SocketAddr::new(ip, *port)))
+                .collect();
             match fixed {
                 Some(addresses) if !addresses.is_empty() => Discovery::Static(addresses),
-                _ => Discovery::Dns { hosts, refresh: *refresh },
+                _ => Discovery::Dns {
+                    hosts,
+                    refresh: *refresh,
+                },
             }
         }
     }
@@ -136,14 +169,20 @@ fn limits(pool: &ConnectionPool) -> Limits {
     let default = Limits::default();
     Limits {
         max_connections: pool.tcp.max_connections.unwrap_or(default.max_connections),
-        max_pending_requests: pool.http.max_pending_requests.unwrap_or(default.max_pending_requests),
+        max_pending_requests: pool
+            .http
+            .max_pending_requests
+            .unwrap_or(default.max_pending_requests),
         max_requests: pool.http.max_requests.unwrap_or(default.max_requests),
         max_retries: pool.http.max_retries.unwrap_or(default.max_retries),
         max_requests_per_connection: pool
             .http
             .max_requests_per_connection
             .unwrap_or(default.max_requests_per_connection),
-        max_concurrent_streams: pool.http.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+        max_concurrent_streams: pool
+            .http
+            .max_concurrent_streams
+            .unwrap_or(default.max_concurrent_streams),
     }
 }
 
@@ -167,16 +206,27 @@ fn http_protocol(declared: DeclaredProtocol, pool: Option<&ConnectionPool>) -> H
     if http.is_some_and(|http| http.use_client_protocol) {
         return HttpProtocol::Downstream;
     }
-    match (declared, http.map(|http| http.h2_upgrade).unwrap_or_default()) {
+    match (
+        declared,
+        http.map(|http| http.h2_upgrade).unwrap_or_default(),
+    ) {
         (DeclaredProtocol::Http2 | DeclaredProtocol::Grpc, _) => HttpProtocol::Http2,
-        (DeclaredProtocol::Http | DeclaredProtocol::Auto, H2Upgrade::Upgrade) => HttpProtocol::Http2,
+        (DeclaredProtocol::Http | DeclaredProtocol::Auto, H2Upgrade::Upgrade) => {
+            HttpProtocol::Http2
+        }
         (DeclaredProtocol::Http, _) => HttpProtocol::Http1,
-        (DeclaredProtocol::Auto | DeclaredProtocol::Tcp | DeclaredProtocol::Tls, _) => HttpProtocol::Downstream,
+        (DeclaredProtocol::Auto | DeclaredProtocol::Tcp | DeclaredProtocol::Tls, _) => {
+            HttpProtocol::Downstream
+        }
     }
 }
 
 fn keepalive(pool: &ConnectionPool) -> Option<TcpKeepalive> {
-    pool.tcp.keepalive.map(|k| TcpKeepalive { probes: k.probes, time: k.time, interval: k.interval })
+    pool.tcp.keepalive.map(|k| TcpKeepalive {
+        probes: k.probes,
+        time: k.time,
+        interval: k.interval,
+    })
 }
 
 /// Zero is never.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use tasuki_resources::gateway::Server;
 use tasuki_resources::{Gateway, Host, NamespacedName, VirtualService};
 use tasuki_xds::model::listener::{
-    ChainMatch, DeclaredProtocol, Filter, FilterChain, ForwardClientCert, HttpConnection, RouteSource,
+    ChainMatch, DeclaredProtocol, Filter, FilterChain, ForwardClientCert, HttpConnection,
+    RouteSource,
 };
 use tasuki_xds::model::route::{RouteAction, VirtualHost};
 use tasuki_xds::model::{Listener, RouteConfiguration};
@@ -26,17 +27,25 @@ pub fn listeners(viewer: &Viewer<'_>) -> Vec<Listener> {
         let address = server.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         addresses.insert(SocketAddr::new(address, server.port));
     }
-    addresses.into_iter().map(|address| listener(viewer, address)).collect()
+    addresses
+        .into_iter()
+        .map(|address| listener(viewer, address))
+        .collect()
 }
 
 /// The listener of this name, if the viewer is a gateway that has it.
 pub fn listener_named(viewer: &Viewer<'_>, name: &str) -> Option<Listener> {
-    listeners(viewer).into_iter().find(|listener| listener.name == name)
+    listeners(viewer)
+        .into_iter()
+        .find(|listener| listener.name == name)
 }
 
 fn listener(viewer: &Viewer<'_>, address: SocketAddr) -> Listener {
     let name = format!("{}_{}", address.ip(), address.port());
-    let policies = viewer.mesh.authorization.of_workload(viewer.namespace(), &labels(viewer));
+    let policies = viewer
+        .mesh
+        .authorization
+        .of_workload(viewer.namespace(), &labels(viewer));
     let http = HttpConnection {
         stat_prefix: name.clone(),
         routes: RouteSource::Rds(format!("http.{}", address.port())),
@@ -64,12 +73,22 @@ pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<RouteConfiguration> {
     let port: u16 = name.strip_prefix("http.")?.parse().ok()?;
     let mut by_host: BTreeMap<Host, Vec<(&NamespacedName, &Arc<VirtualService>)>> = BTreeMap::new();
     let mut known = false;
-    for (gateway, server) in servers(viewer).into_iter().filter(|(_, server)| server.port == port) {
+    for (gateway, server) in servers(viewer)
+        .into_iter()
+        .filter(|(_, server)| server.port == port)
+    {
         known = true;
         for vs in viewer.mesh.virtual_services.for_gateway(&gateway.meta.name) {
-            for host in vs.hosts.iter().flat_map(|host| server.serves(&vs.meta.name.namespace, host)) {
+            for host in vs
+                .hosts
+                .iter()
+                .flat_map(|host| server.serves(&vs.meta.name.namespace, host))
+            {
                 let bound = by_host.entry(host).or_default();
-                if !bound.iter().any(|(_, other)| other.meta.name == vs.meta.name) {
+                if !bound
+                    .iter()
+                    .any(|(_, other)| other.meta.name == vs.meta.name)
+                {
                     bound.push((&gateway.meta.name, vs));
                 }
             }
@@ -77,7 +96,10 @@ pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<RouteConfiguration> {
     }
     known.then(|| RouteConfiguration {
         name: name.to_owned(),
-        virtual_hosts: by_host.into_iter().map(|(host, bound)| virtual_host(viewer, &host, bound, port)).collect(),
+        virtual_hosts: by_host
+            .into_iter()
+            .map(|(host, bound)| virtual_host(viewer, &host, bound, port))
+            .collect(),
     })
 }
 
@@ -89,16 +111,33 @@ fn virtual_host(
 ) -> VirtualHost {
     bound.sort_by(|(_, a), (_, b)| a.meta.age_key().cmp(&b.meta.age_key()));
     let name = host.to_string();
-    let domains = if name == "*" { vec![name.clone()] } else { vec![name.clone(), format!("{name}:{port}")] };
-    let bound = bound.into_iter().map(|(gateway, vs)| (Caller::Gateway(gateway), &**vs));
-    VirtualHost { name: format!("{name}:{port}"), domains, routes: rules(viewer, bound, port) }
+    let domains = if name == "*" {
+        vec![name.clone()]
+    } else {
+        vec![name.clone(), format!("{name}:{port}")]
+    };
+    let bound = bound
+        .into_iter()
+        .map(|(gateway, vs)| (Caller::Gateway(gateway), &**vs));
+    VirtualHost {
+        name: format!("{name}:{port}"),
+        domains,
+        routes: rules(viewer, bound, port),
+    }
 }
 
 /// Names of all clusters that the viewer's route tables mention.
 pub fn clusters(viewer: &Viewer<'_>) -> BTreeSet<String> {
-    let ports: BTreeSet<u16> = servers(viewer).into_iter().map(|(_, server)| server.port).collect();
-    let tables = ports.into_iter().filter_map(|port| table(viewer, &format!("http.{port}")));
-    let routes = tables.flat_map(|table| table.virtual_hosts).flat_map(|host| host.routes);
+    let ports: BTreeSet<u16> = servers(viewer)
+        .into_iter()
+        .map(|(_, server)| server.port)
+        .collect();
+    let tables = ports
+        .into_iter()
+        .filter_map(|port| table(viewer, &format!("http.{port}")));
+    let routes = tables
+        .flat_map(|table| table.virtual_hosts)
+        .flat_map(|host| host.routes);
     let mut names = BTreeSet::new();
     for route in routes {
         if let RouteAction::Forward(forward) = route.action {
@@ -110,7 +149,10 @@ pub fn clusters(viewer: &Viewer<'_>) -> BTreeSet<String> {
 
 /// Names of all route tables of the viewer.
 pub fn tables(viewer: &Viewer<'_>) -> BTreeSet<String> {
-    servers(viewer).into_iter().map(|(_, server)| format!("http.{}", server.port)).collect()
+    servers(viewer)
+        .into_iter()
+        .map(|(_, server)| format!("http.{}", server.port))
+        .collect()
 }
 
 /// The servers that the viewer is to run; the proxy's own ports are nobody's (the mesh reports them).
@@ -125,7 +167,12 @@ fn servers<'a>(viewer: &Viewer<'a>) -> Vec<(&'a Gateway, &'a Server)> {
     };
     gateways
         .into_iter()
-        .flat_map(|gateway| gateway.servers.iter().map(move |server| (&**gateway, server)))
+        .flat_map(|gateway| {
+            gateway
+                .servers
+                .iter()
+                .map(move |server| (&**gateway, server))
+        })
         .filter(|(_, server)| !PROXY_PORTS.contains(&server.port))
         .collect()
 }
@@ -135,8 +182,15 @@ fn labels(viewer: &Viewer<'_>) -> BTreeMap<String, String> {
     match &viewer.client.kind {
         ClientKind::TasukiGateway { gateway } => {
             let name = NamespacedName::new(gateway.namespace.clone(), gateway.name.clone());
-            viewer.mesh.gateways.get(&name).map(|gateway| gateway.selector.clone()).unwrap_or_default()
+            viewer
+                .mesh
+                .gateways
+                .get(&name)
+                .map(|gateway| gateway.selector.clone())
+                .unwrap_or_default()
         }
-        ClientKind::EnvoyGateway | ClientKind::Sidecar { .. } | ClientKind::Grpc => viewer.labels().clone(),
+        ClientKind::EnvoyGateway | ClientKind::Sidecar { .. } | ClientKind::Grpc => {
+            viewer.labels().clone()
+        }
     }
 }

@@ -14,8 +14,8 @@
 
 use tasuki_xds::model::Listener;
 use tasuki_xds::model::listener::{
-    ChainMatch, DeclaredProtocol, Filter, FilterChain, ForwardClientCert, HttpConnection, RouteSource, TcpProxy,
-    Transport,
+    ChainMatch, DeclaredProtocol, Filter, FilterChain, ForwardClientCert, HttpConnection,
+    RouteSource, TcpProxy, Transport,
 };
 use tasuki_xds::model::rbac::Rbac;
 use tasuki_xds::model::tls::{CertificateSource, ServerTls};
@@ -23,9 +23,9 @@ use tasuki_xds::model::tls::{CertificateSource, ServerTls};
 use super::outbound::{catch_all, only};
 use super::{inbound_cluster_name, rbac};
 use crate::mesh::Mesh;
-use tasuki_resources::peer_authentication::MtlsMode;
 use crate::mesh::protocol::{may_be_http, may_be_tcp};
 use crate::mesh::workloads::Workload;
+use tasuki_resources::peer_authentication::MtlsMode;
 
 /// ALPN of HTTP between mesh peers, always framed as HTTP/2.
 pub const ALPN_HTTP: &str = "tasuki-h2";
@@ -36,14 +36,23 @@ const ALPN_GRPC: &str = "h2";
 
 /// The listener for the sidecar of `workload`.
 pub fn listener(mesh: &Mesh, workload: &Workload) -> Listener {
-    let policies = mesh.authorization.of_workload(&workload.id.namespace, &workload.labels);
-    let filters = Filters { http: rbac::http(&policies, mesh), tcp: rbac::tcp(&policies, mesh) };
+    let policies = mesh
+        .authorization
+        .of_workload(&workload.id.namespace, &workload.labels);
+    let filters = Filters {
+        http: rbac::http(&policies, mesh),
+        tcp: rbac::tcp(&policies, mesh),
+    };
     let mut chains = Vec::new();
     for (port, protocol) in mesh.workload_ports(workload) {
-        let mode = mesh.peer_authentication.mode(&workload.id.namespace, &workload.labels, Some(port));
+        let mode =
+            mesh.peer_authentication
+                .mode(&workload.id.namespace, &workload.labels, Some(port));
         filters.port(&mut chains, Some(port), protocol, mode);
     }
-    let mode = mesh.peer_authentication.mode(&workload.id.namespace, &workload.labels, None);
+    let mode = mesh
+        .peer_authentication
+        .mode(&workload.id.namespace, &workload.labels, None);
     filters.port(&mut chains, None, DeclaredProtocol::Auto, mode);
     Listener {
         name: "inbound".to_owned(),
@@ -63,7 +72,13 @@ struct Filters {
 }
 
 impl Filters {
-    fn port(&self, chains: &mut Vec<FilterChain>, port: Option<u16>, protocol: DeclaredProtocol, mode: MtlsMode) {
+    fn port(
+        &self,
+        chains: &mut Vec<FilterChain>,
+        port: Option<u16>,
+        protocol: DeclaredProtocol,
+        mode: MtlsMode,
+    ) {
         let mut add = |kind: &str, transport, alpn: &[&str], tls: Option<ServerTls>, http: bool| {
             let cluster = inbound_cluster_name(port.unwrap_or(0));
             chains.push(FilterChain {
@@ -78,26 +93,60 @@ impl Filters {
                     server_names: Vec::new(),
                 },
                 tls,
-                filter: if http { self.http_filter(cluster) } else { self.tcp_filter(cluster) },
+                filter: if http {
+                    self.http_filter(cluster)
+                } else {
+                    self.tcp_filter(cluster)
+                },
             });
         };
         if mode != MtlsMode::Disable {
-            add("mtls-http", Transport::Tls, &[ALPN_HTTP], Some(mutual(&[ALPN_HTTP])), true);
-            add("mtls-tcp", Transport::Tls, &[ALPN_TCP], Some(mutual(&[ALPN_TCP])), false);
+            add(
+                "mtls-http",
+                Transport::Tls,
+                &[ALPN_HTTP],
+                Some(mutual(&[ALPN_HTTP])),
+                true,
+            );
+            add(
+                "mtls-tcp",
+                Transport::Tls,
+                &[ALPN_TCP],
+                Some(mutual(&[ALPN_TCP])),
+                false,
+            );
         }
         if mode == MtlsMode::Strict {
             if may_be_http(protocol) {
-                add("mtls-grpc", Transport::Tls, &[ALPN_GRPC], Some(mutual(&[ALPN_GRPC])), true);
+                add(
+                    "mtls-grpc",
+                    Transport::Tls,
+                    &[ALPN_GRPC],
+                    Some(mutual(&[ALPN_GRPC])),
+                    true,
+                );
             }
             return;
         }
         add("app-tls", Transport::Tls, &[], None, false);
         match (may_be_http(protocol), may_be_tcp(protocol)) {
             (true, true) => {
-                add("plain-http", Transport::Plaintext, &["http/1.1", "h2c"], None, true);
+                add(
+                    "plain-http",
+                    Transport::Plaintext,
+                    &["http/1.1", "h2c"],
+                    None,
+                    true,
+                );
                 add("plain-tcp", Transport::Plaintext, &[], None, false);
             }
-            (http, _) => add(if http { "plain-http" } else { "plain-tcp" }, Transport::Plaintext, &[], None, http),
+            (http, _) => add(
+                if http { "plain-http" } else { "plain-tcp" },
+                Transport::Plaintext,
+                &[],
+                None,
+                http,
+            ),
         }
     }
 

@@ -13,10 +13,19 @@ pub enum Name<'a> {
     Passthrough,
     BlackHole,
     /// The application's own port; 0 stands for every port that nobody declared.
-    Inbound { port: u16 },
-    Pod { address: IpAddr, port: u16 },
+    Inbound {
+        port: u16,
+    },
+    Pod {
+        address: IpAddr,
+        port: u16,
+    },
     /// `subset` is empty for the service as a whole.
-    Outbound { port: u16, subset: &'a str, host: &'a str },
+    Outbound {
+        port: u16,
+        subset: &'a str,
+        host: &'a str,
+    },
 }
 
 impl<'a> Name<'a> {
@@ -29,13 +38,18 @@ impl<'a> Name<'a> {
         }
         let parts: Vec<&str> = name.split('|').collect();
         match parts.as_slice() {
-            ["inbound", port, "", ""] => Some(Name::Inbound { port: port.parse().ok()? }),
-            ["pod", address, port] => {
-                Some(Name::Pod { address: address.parse().ok()?, port: port.parse().ok().filter(|port| *port != 0)? })
-            }
-            ["outbound", port, subset, host] if !host.is_empty() => {
-                Some(Name::Outbound { port: port.parse().ok()?, subset, host })
-            }
+            ["inbound", port, "", ""] => Some(Name::Inbound {
+                port: port.parse().ok()?,
+            }),
+            ["pod", address, port] => Some(Name::Pod {
+                address: address.parse().ok()?,
+                port: port.parse().ok().filter(|port| *port != 0)?,
+            }),
+            ["outbound", port, subset, host] if !host.is_empty() => Some(Name::Outbound {
+                port: port.parse().ok()?,
+                subset,
+                host,
+            }),
             _ => None,
         }
     }
@@ -60,11 +74,28 @@ mod tests {
     #[test]
     fn names_are_read_as_they_are_written() {
         let address = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(Name::parse(&pod_cluster_name(address, 80)), Some(Name::Pod { address, port: 80 }));
-        assert_eq!(Name::parse(&inbound_cluster_name(0)), Some(Name::Inbound { port: 0 }));
-        let outbound = Name::Outbound { port: 80, subset: "v1", host: "a.b" };
+        assert_eq!(
+            Name::parse(&pod_cluster_name(address, 80)),
+            Some(Name::Pod { address, port: 80 })
+        );
+        assert_eq!(
+            Name::parse(&inbound_cluster_name(0)),
+            Some(Name::Inbound { port: 0 })
+        );
+        let outbound = Name::Outbound {
+            port: 80,
+            subset: "v1",
+            host: "a.b",
+        };
         assert_eq!(Name::parse(&cluster_name(80, "v1", "a.b")), Some(outbound));
-        for wrong in ["", "outbound|80||", "outbound|x||a", "pod|10.0.0.1|0", "inbound|80", "other|1||x"] {
+        for wrong in [
+            "",
+            "outbound|80||",
+            "outbound|x||a",
+            "pod|10.0.0.1|0",
+            "inbound|80",
+            "other|1||x",
+        ] {
             assert_eq!(Name::parse(wrong), None, "{wrong}");
         }
     }

@@ -8,11 +8,12 @@ use std::net::IpAddr;
 use tasuki_xds::codec::Dialect;
 use tasuki_xds::model::Listener;
 use tasuki_xds::model::listener::{
-    ChainMatch, DeclaredProtocol, Filter, FilterChain, ForwardClientCert, HttpConnection, RouteSource, TcpProxy,
+    ChainMatch, DeclaredProtocol, Filter, FilterChain, ForwardClientCert, HttpConnection,
+    RouteSource, TcpProxy,
 };
 use tasuki_xds::model::route::{
-    Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-    WeightedCluster,
+    Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch,
+    VirtualHost, WeightedCluster,
 };
 
 use super::viewer::Viewer;
@@ -42,7 +43,11 @@ fn by_address(viewer: &Viewer<'_>, name: &str, address: IpAddr, port: u16) -> Op
         let protocol = viewer.mesh.workload_port(workload, port);
         return Some(direct(name, &pod_cluster_name(address, port), protocol));
     }
-    let (service, service_port) = viewer.mesh.services.at_endpoint(address, port, viewer.namespace())?;
+    let (service, service_port) =
+        viewer
+            .mesh
+            .services
+            .at_endpoint(address, port, viewer.namespace())?;
     service_listener(viewer, name, service, service_port)
 }
 
@@ -57,10 +62,16 @@ fn by_host(viewer: &Viewer<'_>, name: &str, host: &str, port: u16) -> Option<Lis
 }
 
 /// HTTP by routes, other bytes to the service's own cluster.
-fn service_listener(viewer: &Viewer<'_>, name: &str, service: &Service, port: u16) -> Option<Listener> {
+fn service_listener(
+    viewer: &Viewer<'_>,
+    name: &str,
+    service: &Service,
+    port: u16,
+) -> Option<Listener> {
     let declared = service.port(port)?;
     let host = &service.host;
-    let api = may_be_http(declared.protocol).then(|| http(name, RouteSource::Rds(format!("{host}:{port}"))));
+    let api = may_be_http(declared.protocol)
+        .then(|| http(name, RouteSource::Rds(format!("{host}:{port}"))));
     let grpc = matches!(viewer.client.dialect, Dialect::Grpc { .. });
     let tcp = (may_be_tcp(declared.protocol) && !grpc)
         .then(|| chain(Filter::Tcp(tcp(name, &cluster_name(port, "", host)))));
@@ -69,7 +80,11 @@ fn service_listener(viewer: &Viewer<'_>, name: &str, service: &Service, port: u1
         address: None,
         protocol: declared.protocol,
         workload: None,
-        api: if grpc { Some(http(name, RouteSource::Rds(format!("{host}:{port}")))) } else { api },
+        api: if grpc {
+            Some(http(name, RouteSource::Rds(format!("{host}:{port}"))))
+        } else {
+            api
+        },
         chains: Vec::new(),
         default_chain: tcp,
     })
@@ -95,7 +110,8 @@ fn direct(name: &str, cluster: &str, protocol: DeclaredProtocol) -> Listener {
         address: None,
         protocol,
         workload: None,
-        api: may_be_http(protocol).then(|| http(name, RouteSource::Inline(catch_all(cluster, cluster)))),
+        api: may_be_http(protocol)
+            .then(|| http(name, RouteSource::Inline(catch_all(cluster, cluster)))),
         chains: Vec::new(),
         default_chain: may_be_tcp(protocol).then(|| chain(Filter::Tcp(tcp(name, cluster)))),
     }
@@ -129,7 +145,12 @@ fn tcp(stat_prefix: &str, cluster: &str) -> TcpProxy {
 }
 
 fn chain(filter: Filter) -> FilterChain {
-    FilterChain { name: "tcp".to_owned(), matches: ChainMatch::default(), tls: None, filter }
+    FilterChain {
+        name: "tcp".to_owned(),
+        matches: ChainMatch::default(),
+        tls: None,
+        filter,
+    }
 }
 
 /// The whole weight.

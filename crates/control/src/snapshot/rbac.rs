@@ -16,26 +16,49 @@ use crate::mesh::Mesh;
 
 /// Filters of HTTP connections: AUDIT, DENY, ALLOW.
 pub fn http(policies: &[Arc<AuthorizationPolicy>], mesh: &Mesh) -> Vec<Rbac> {
-    filters(policies, &Writer { trust_domain: mesh.settings.trust_domain.as_str(), http: true })
+    filters(
+        policies,
+        &Writer {
+            trust_domain: mesh.settings.trust_domain.as_str(),
+            http: true,
+        },
+    )
 }
 
 /// Filters of other connections.
 pub fn tcp(policies: &[Arc<AuthorizationPolicy>], mesh: &Mesh) -> Vec<Rbac> {
-    filters(policies, &Writer { trust_domain: mesh.settings.trust_domain.as_str(), http: false })
+    filters(
+        policies,
+        &Writer {
+            trust_domain: mesh.settings.trust_domain.as_str(),
+            http: false,
+        },
+    )
 }
 
 fn filters(policies: &[Arc<AuthorizationPolicy>], writer: &Writer<'_>) -> Vec<Rbac> {
-    let order = [(Action::Audit, RbacAction::Log), (Action::Deny, RbacAction::Deny), (Action::Allow, RbacAction::Allow)];
+    let order = [
+        (Action::Audit, RbacAction::Log),
+        (Action::Deny, RbacAction::Deny),
+        (Action::Allow, RbacAction::Allow),
+    ];
     order
         .into_iter()
         .filter_map(|(action, rbac_action)| {
             // A dry run is only evaluated for the record, so it never reaches an enforcing filter.
-            let mut of_action = policies.iter().filter(|p| p.action == action && !p.dry_run).peekable();
+            let mut of_action = policies
+                .iter()
+                .filter(|p| p.action == action && !p.dry_run)
+                .peekable();
             of_action.peek()?;
-            let mut written: Vec<Policy> = of_action.flat_map(|policy| writer.policy(policy)).collect();
+            let mut written: Vec<Policy> =
+                of_action.flat_map(|policy| writer.policy(policy)).collect();
             written.sort_by(|a, b| a.name.cmp(&b.name));
             let needless = written.is_empty() && action != Action::Allow;
-            (!needless).then_some(Rbac { action: rbac_action, policies: written })
+            (!needless).then_some(Rbac {
+                action: rbac_action,
+                policies: written,
+            })
         })
         .collect()
 }
@@ -48,47 +71,71 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn policy<'p>(&'p self, policy: &'p AuthorizationPolicy) -> impl Iterator<Item = Policy> + 'p {
-        policy.rules.iter().enumerate().filter_map(move |(index, rule)| {
-            if !self.http && policy.action == Action::Allow && needs_http(rule) {
-                return None;
-            }
-            let name = &policy.meta.name;
-            Some(Policy {
-                name: format!("ns[{}]-policy[{}]-rule[{index}]", name.namespace, name.name),
-                permissions: self.permissions(rule),
-                principals: self.principals(rule),
+        policy
+            .rules
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, rule)| {
+                if !self.http && policy.action == Action::Allow && needs_http(rule) {
+                    return None;
+                }
+                let name = &policy.meta.name;
+                Some(Policy {
+                    name: format!("ns[{}]-policy[{}]-rule[{index}]", name.namespace, name.name),
+                    permissions: self.permissions(rule),
+                    principals: self.principals(rule),
+                })
             })
-        })
     }
 
     /// `to` AND the conditions about the destination.
     fn permissions(&self, rule: &Rule) -> Vec<Permission> {
-        let conditions: Vec<Permission> = rule.when.iter().filter_map(|c| self.condition_permission(c)).collect();
+        let conditions: Vec<Permission> = rule
+            .when
+            .iter()
+            .filter_map(|c| self.condition_permission(c))
+            .collect();
         let each = |operation: &Operation| {
             let mut all = self.operation(operation);
             all.extend(conditions.iter().cloned());
             all_permissions(all)
         };
-        if rule.to.is_empty() { vec![all_permissions(conditions)] } else { rule.to.iter().map(each).collect() }
+        if rule.to.is_empty() {
+            vec![all_permissions(conditions)]
+        } else {
+            rule.to.iter().map(each).collect()
+        }
     }
 
     fn operation(&self, operation: &Operation) -> Vec<Permission> {
         let mut all = Vec::new();
         if self.http {
-            permission(&mut all, &operation.hosts, |p| Permission::Header(header(":authority", string(p), true)));
-            permission(&mut all, &operation.methods, |p| Permission::Header(header(":method", string(p), false)));
+            permission(&mut all, &operation.hosts, |p| {
+                Permission::Header(header(":authority", string(p), true))
+            });
+            permission(&mut all, &operation.methods, |p| {
+                Permission::Header(header(":method", string(p), false))
+            });
             permission(&mut all, &operation.paths, path);
         }
-        permission(&mut all, &operation.ports, |port| Permission::DestinationPort(*port));
+        permission(&mut all, &operation.ports, |port| {
+            Permission::DestinationPort(*port)
+        });
         all
     }
 
     fn condition_permission(&self, condition: &Condition) -> Option<Permission> {
         let mut all = Vec::new();
         match condition {
-            Condition::DestinationIp(values) => permission(&mut all, values, |c| Permission::DestinationIp(cidr(c))),
-            Condition::DestinationPort(values) => permission(&mut all, values, |p| Permission::DestinationPort(*p)),
-            Condition::Sni(values) => permission(&mut all, values, |p| Permission::ServerName(matcher(p, false))),
+            Condition::DestinationIp(values) => {
+                permission(&mut all, values, |c| Permission::DestinationIp(cidr(c)))
+            }
+            Condition::DestinationPort(values) => {
+                permission(&mut all, values, |p| Permission::DestinationPort(*p))
+            }
+            Condition::Sni(values) => permission(&mut all, values, |p| {
+                Permission::ServerName(matcher(p, false))
+            }),
             Condition::SourceIp(_)
             | Condition::SourceNamespace(_)
             | Condition::SourcePrincipal(_)
@@ -102,17 +149,32 @@ impl Writer<'_> {
 
     /// `from` AND the conditions about the source and about the request's headers.
     fn principals(&self, rule: &Rule) -> Vec<Principal> {
-        let conditions: Vec<Principal> = rule.when.iter().filter_map(|c| self.condition_principal(c)).collect();
+        let conditions: Vec<Principal> = rule
+            .when
+            .iter()
+            .filter_map(|c| self.condition_principal(c))
+            .collect();
         let each = |source: &Source| {
             let mut all = self.source(source);
             all.extend(conditions.iter().cloned());
             all_principals(all)
         };
-        if rule.from.is_empty() { vec![all_principals(conditions)] } else { rule.from.iter().map(each).collect() }
+        if rule.from.is_empty() {
+            vec![all_principals(conditions)]
+        } else {
+            rule.from.iter().map(each).collect()
+        }
     }
 
     fn source(&self, source: &Source) -> Vec<Principal> {
-        let Source { principals, request_principals, namespaces, service_accounts, trust_domains, ip_blocks } = source;
+        let Source {
+            principals,
+            request_principals,
+            namespaces,
+            service_accounts,
+            trust_domains,
+            ip_blocks,
+        } = source;
         let mut all = Vec::new();
         principal(&mut all, principals, |p| self.identity(p));
         if self.http {
@@ -121,22 +183,34 @@ impl Writer<'_> {
         principal(&mut all, namespaces, |p| self.namespace(p));
         principal(&mut all, service_accounts, |name| self.account(name));
         principal(&mut all, trust_domains, trust_domain);
-        principal(&mut all, ip_blocks, |block| Principal::DirectIp(cidr(block)));
+        principal(&mut all, ip_blocks, |block| {
+            Principal::DirectIp(cidr(block))
+        });
         all
     }
 
     fn condition_principal(&self, condition: &Condition) -> Option<Principal> {
         let mut all = Vec::new();
         match condition {
-            Condition::SourceIp(values) => principal(&mut all, values, |c| Principal::DirectIp(cidr(c))),
-            Condition::SourceNamespace(values) => principal(&mut all, values, |p| self.namespace(p)),
+            Condition::SourceIp(values) => {
+                principal(&mut all, values, |c| Principal::DirectIp(cidr(c)))
+            }
+            Condition::SourceNamespace(values) => {
+                principal(&mut all, values, |p| self.namespace(p))
+            }
             Condition::SourcePrincipal(values) => principal(&mut all, values, |p| self.identity(p)),
-            Condition::SourceServiceAccount(values) => principal(&mut all, values, |name| self.account(name)),
+            Condition::SourceServiceAccount(values) => {
+                principal(&mut all, values, |name| self.account(name))
+            }
             Condition::SourceTrustDomain(values) => principal(&mut all, values, trust_domain),
             Condition::Header { name, values } if self.http => {
-                principal(&mut all, values, |p| Principal::Header(header(name, string(p), false)));
+                principal(&mut all, values, |p| {
+                    Principal::Header(header(name, string(p), false))
+                });
             }
-            Condition::RequestAuth { values, .. } if self.http => principal(&mut all, values, |_| nobody()),
+            Condition::RequestAuth { values, .. } if self.http => {
+                principal(&mut all, values, |_| nobody())
+            }
             Condition::Header { .. }
             | Condition::RequestAuth { .. }
             | Condition::DestinationIp(_)
@@ -163,9 +237,10 @@ impl Writer<'_> {
     fn namespace(&self, pattern: &Pattern) -> Principal {
         // The roots vouch for one trust domain only, so its name need not be matched again.
         authenticated(match pattern {
-            Pattern::Exact(namespace) => {
-                matching::Pattern::Prefix(format!("spiffe://{}/ns/{namespace}/sa/", self.trust_domain))
-            }
+            Pattern::Exact(namespace) => matching::Pattern::Prefix(format!(
+                "spiffe://{}/ns/{namespace}/sa/",
+                self.trust_domain
+            )),
             Pattern::Prefix(start) => {
                 matching::Pattern::Prefix(format!("spiffe://{}/ns/{start}", self.trust_domain))
             }
@@ -178,25 +253,36 @@ impl Writer<'_> {
 
     fn account(&self, name: &NamespacedName) -> Principal {
         let NamespacedName { namespace, name } = name;
-        authenticated(matching::Pattern::Exact(format!("spiffe://{}/ns/{namespace}/sa/{name}", self.trust_domain)))
+        authenticated(matching::Pattern::Exact(format!(
+            "spiffe://{}/ns/{namespace}/sa/{name}",
+            self.trust_domain
+        )))
     }
 }
 
 fn needs_http(rule: &Rule) -> bool {
     rule.to.iter().any(Operation::needs_http)
         || rule.when.iter().any(Condition::needs_http)
-        || rule.from.iter().any(|source| !source.request_principals.is_empty())
+        || rule
+            .from
+            .iter()
+            .any(|source| !source.request_principals.is_empty())
 }
 
 fn authenticated(pattern: matching::Pattern) -> Principal {
-    Principal::Authenticated(Some(StringMatch { pattern, ignore_case: false }))
+    Principal::Authenticated(Some(StringMatch {
+        pattern,
+        ignore_case: false,
+    }))
 }
 
 fn trust_domain(pattern: &Pattern) -> Principal {
     authenticated(match pattern {
         Pattern::Exact(domain) => matching::Pattern::Prefix(format!("spiffe://{domain}/")),
         Pattern::Prefix(start) => matching::Pattern::Prefix(format!("spiffe://{start}")),
-        Pattern::Suffix(end) => matching::Pattern::Regex(format!("spiffe://[^/]*{}/.+", escape(end))),
+        Pattern::Suffix(end) => {
+            matching::Pattern::Regex(format!("spiffe://[^/]*{}/.+", escape(end)))
+        }
         Pattern::Present => return Principal::Authenticated(None),
     })
 }
@@ -217,8 +303,16 @@ fn path(pattern: &PathPattern) -> Permission {
 fn header(name: &str, value: StringMatch, ignore_case: bool) -> HeaderMatch {
     // Envoy leaves regexes case-sensitive.
     let regex = matches!(value.pattern, matching::Pattern::Regex(_));
-    let value = StringMatch { ignore_case: ignore_case && !regex, ..value };
-    HeaderMatch { name: name.to_owned(), value: ValueMatch::String(value), invert: false, missing_as_empty: false }
+    let value = StringMatch {
+        ignore_case: ignore_case && !regex,
+        ..value
+    };
+    HeaderMatch {
+        name: name.to_owned(),
+        value: ValueMatch::String(value),
+        invert: false,
+        missing_as_empty: false,
+    }
 }
 
 fn string(pattern: &Pattern) -> StringMatch {
@@ -232,11 +326,17 @@ fn matcher(pattern: &Pattern, ignore_case: bool) -> StringMatch {
         Pattern::Suffix(text) => matching::Pattern::Suffix(text.clone()),
         Pattern::Present => return non_empty(),
     };
-    StringMatch { pattern, ignore_case }
+    StringMatch {
+        pattern,
+        ignore_case,
+    }
 }
 
 fn non_empty() -> StringMatch {
-    StringMatch { pattern: matching::Pattern::Regex(".+".to_owned()), ignore_case: false }
+    StringMatch {
+        pattern: matching::Pattern::Regex(".+".to_owned()),
+        ignore_case: false,
+    }
 }
 
 /// For a regex in which the text stands for itself.
@@ -252,7 +352,10 @@ fn escape(text: &str) -> String {
 }
 
 fn cidr(block: &Cidr) -> rbac::Cidr {
-    rbac::Cidr { address: block.address, prefix_len: block.prefix_len }
+    rbac::Cidr {
+        address: block.address,
+        prefix_len: block.prefix_len,
+    }
 }
 
 /// Adds `any of` and `none of` as conditions.
@@ -261,7 +364,9 @@ fn permission<T>(all: &mut Vec<Permission>, values: &Values<T>, one: impl Fn(&T)
         all.push(Permission::OneOf(values.any.iter().map(&one).collect()));
     }
     if !values.none.is_empty() {
-        all.push(Permission::Not(Box::new(Permission::OneOf(values.none.iter().map(&one).collect()))));
+        all.push(Permission::Not(Box::new(Permission::OneOf(
+            values.none.iter().map(&one).collect(),
+        ))));
     }
 }
 
@@ -270,7 +375,9 @@ fn principal<T>(all: &mut Vec<Principal>, values: &Values<T>, one: impl Fn(&T) -
         all.push(Principal::OneOf(values.any.iter().map(&one).collect()));
     }
     if !values.none.is_empty() {
-        all.push(Principal::Not(Box::new(Principal::OneOf(values.none.iter().map(&one).collect()))));
+        all.push(Principal::Not(Box::new(Principal::OneOf(
+            values.none.iter().map(&one).collect(),
+        ))));
     }
 }
 

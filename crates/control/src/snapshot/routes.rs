@@ -6,17 +6,21 @@ use std::net::IpAddr;
 use tasuki_xds::model::RouteConfiguration;
 use tasuki_xds::model::route::{Route, VirtualHost};
 
+use super::cluster_name;
 use super::outbound::to_cluster;
 use super::rules::{Caller, rules};
 use super::viewer::Viewer;
-use super::cluster_name;
 use crate::mesh::names::{short_names, split_host_port};
 use crate::mesh::services::{Origin, Service};
 
 /// The table of this name as `viewer` sees it.
 pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<RouteConfiguration> {
     let (host, port) = split_host_port(name)?;
-    let service = viewer.mesh.services.exact(&host).filter(|s| s.exported.includes(viewer.namespace()));
+    let service = viewer
+        .mesh
+        .services
+        .exact(&host)
+        .filter(|s| s.exported.includes(viewer.namespace()));
     let virtual_host = match service {
         Some(service) => {
             service.port(port)?;
@@ -32,21 +36,37 @@ pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<RouteConfiguration> {
             routes: ruled(viewer, &host, None, port)?,
         },
     };
-    Some(RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![virtual_host] })
+    Some(RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: vec![virtual_host],
+    })
 }
 
 fn service_routes(viewer: &Viewer<'_>, service: &Service, port: u16) -> Vec<Route> {
-    ruled(viewer, &service.host, Some(&service.namespace), port)
-        .unwrap_or_else(|| vec![to_cluster("default", &cluster_name(port, "", &service.host))])
+    ruled(viewer, &service.host, Some(&service.namespace), port).unwrap_or_else(|| {
+        vec![to_cluster(
+            "default",
+            &cluster_name(port, "", &service.host),
+        )]
+    })
 }
 
 /// `None` when no VirtualService speaks of the host: then it routes to itself.
 fn ruled(viewer: &Viewer<'_>, host: &str, owner: Option<&str>, port: u16) -> Option<Vec<Route>> {
-    let virtual_services = viewer.mesh.virtual_services.for_mesh(host, owner, viewer.namespace());
+    let virtual_services = viewer
+        .mesh
+        .virtual_services
+        .for_mesh(host, owner, viewer.namespace());
     if virtual_services.is_empty() {
         return None;
     }
-    Some(rules(viewer, virtual_services.into_iter().map(|vs| (Caller::Sidecar, &**vs)), port))
+    Some(rules(
+        viewer,
+        virtual_services
+            .into_iter()
+            .map(|vs| (Caller::Sidecar, &**vs)),
+        port,
+    ))
 }
 
 /// Every `:authority` that means the service to this client, with and without the port.
@@ -59,5 +79,9 @@ fn domains(service: &Service, port: u16, viewer_namespace: &str) -> Vec<String> 
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => format!("[{v6}]"),
     });
-    names.into_iter().chain(addresses).flat_map(|name| [format!("{name}:{port}"), name]).collect()
+    names
+        .into_iter()
+        .chain(addresses)
+        .flat_map(|name| [format!("{name}:{port}"), name])
+        .collect()
 }

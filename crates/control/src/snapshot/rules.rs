@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tasuki_resources::NamespacedName;
 use tasuki_resources::virtual_service::{
-    GatewayRef, HeaderOperations, HttpAction, HttpMatch, HttpRule, Redirect, RedirectPath, RedirectPort, Retries,
-    StringMatch, ValueMatch, VirtualService, WeightedDestination,
+    GatewayRef, HeaderOperations, HttpAction, HttpMatch, HttpRule, Redirect, RedirectPath,
+    RedirectPort, Retries, StringMatch, ValueMatch, VirtualService, WeightedDestination,
 };
 use tasuki_xds::model::matching::{self, HeaderMatch, QueryMatch};
 use tasuki_xds::model::route::{
-    self, AppendAction, DirectResponse, Forward, HeaderAdd, HeaderMutations, PathMatch, PathRewrite, RetryPolicy,
-    Route, RouteAction, RouteMatch, WeightedCluster,
+    self, AppendAction, DirectResponse, Forward, HeaderAdd, HeaderMutations, PathMatch,
+    PathRewrite, RetryPolicy, Route, RouteAction, RouteMatch, WeightedCluster,
 };
 
 use super::cluster_name;
@@ -42,10 +42,14 @@ pub fn rules<'v>(
     for (caller, vs) in virtual_services {
         // Within one VirtualService the order is the user's: what stands behind its catch-all is dead.
         for (index, rule) in vs.http.iter().enumerate() {
-            let Some(action) = action(viewer, vs, rule, port) else { continue };
+            let Some(action) = action(viewer, vs, rule, port) else {
+                continue;
+            };
             let blocks = blocks(viewer, vs, rule, caller, port);
             let end = blocks.iter().position(|(is_catch_all, _, _)| *is_catch_all);
-            for (is_catch_all, name, matches) in blocks.into_iter().take(end.map_or(usize::MAX, |e| e + 1)) {
+            for (is_catch_all, name, matches) in
+                blocks.into_iter().take(end.map_or(usize::MAX, |e| e + 1))
+            {
                 let route = Route {
                     name: route_name(vs, rule, index, name),
                     matches,
@@ -93,33 +97,72 @@ fn blocks<'r>(
     rule.matches
         .iter()
         .filter(|block| holds(viewer, vs, block, caller, port))
-        .map(|block| (block.is_catch_all(), block.name.as_deref(), route_match(block)))
+        .map(|block| {
+            (
+                block.is_catch_all(),
+                block.name.as_deref(),
+                route_match(block),
+            )
+        })
         .collect()
 }
 
 /// The conditions that are decided here rather than by the proxy.
-fn holds(viewer: &Viewer<'_>, vs: &VirtualService, block: &HttpMatch, caller: Caller<'_>, port: u16) -> bool {
-    let gateways = if block.gateways.is_empty() { &vs.gateways } else { &block.gateways };
+fn holds(
+    viewer: &Viewer<'_>,
+    vs: &VirtualService,
+    block: &HttpMatch,
+    caller: Caller<'_>,
+    port: u16,
+) -> bool {
+    let gateways = if block.gateways.is_empty() {
+        &vs.gateways
+    } else {
+        &block.gateways
+    };
     let through = match caller {
         Caller::Sidecar => gateways.contains(&GatewayRef::Mesh),
-        Caller::Gateway(name) => gateways.iter().any(|g| matches!(g, GatewayRef::Gateway(own) if own == name)),
+        Caller::Gateway(name) => gateways
+            .iter()
+            .any(|g| matches!(g, GatewayRef::Gateway(own) if own == name)),
     };
     through
         && block.port.is_none_or(|own| own == port)
         && tasuki_resources::labels::selects(&block.source_labels, viewer.labels())
-        && block.source_namespace.as_deref().is_none_or(|namespace| namespace == viewer.namespace())
+        && block
+            .source_namespace
+            .as_deref()
+            .is_none_or(|namespace| namespace == viewer.namespace())
 }
 
 fn route_match(block: &HttpMatch) -> RouteMatch {
     let mut headers = Vec::new();
-    let pseudo = [(":scheme", &block.scheme), (":method", &block.method), (":authority", &block.authority)];
+    let pseudo = [
+        (":scheme", &block.scheme),
+        (":method", &block.method),
+        (":authority", &block.authority),
+    ];
     for (name, condition) in pseudo {
         if let Some(condition) = condition {
-            headers.push(header(name, matching::ValueMatch::String(string(condition)), false));
+            headers.push(header(
+                name,
+                matching::ValueMatch::String(string(condition)),
+                false,
+            ));
         }
     }
-    headers.extend(block.headers.iter().map(|(name, condition)| header(name, value(condition), false)));
-    headers.extend(block.without_headers.iter().map(|(name, condition)| header(name, value(condition), true)));
+    headers.extend(
+        block
+            .headers
+            .iter()
+            .map(|(name, condition)| header(name, value(condition), false)),
+    );
+    headers.extend(
+        block
+            .without_headers
+            .iter()
+            .map(|(name, condition)| header(name, value(condition), true)),
+    );
     RouteMatch {
         path: match &block.uri {
             None => PathMatch::Prefix("/".to_owned()),
@@ -129,12 +172,16 @@ fn route_match(block: &HttpMatch) -> RouteMatch {
             Some(StringMatch::Prefix(path)) => PathMatch::Prefix(path.clone()),
             Some(StringMatch::Regex(regex)) => PathMatch::Regex(regex.clone()),
         },
-        ignore_path_case: block.ignore_uri_case && !matches!(block.uri, Some(StringMatch::Regex(_)) | None),
+        ignore_path_case: block.ignore_uri_case
+            && !matches!(block.uri, Some(StringMatch::Regex(_)) | None),
         headers,
         query: block
             .query
             .iter()
-            .map(|(name, condition)| QueryMatch { name: name.clone(), value: value(condition) })
+            .map(|(name, condition)| QueryMatch {
+                name: name.clone(),
+                value: value(condition),
+            })
             .collect(),
         fraction_per_million: None,
         grpc: false,
@@ -143,7 +190,12 @@ fn route_match(block: &HttpMatch) -> RouteMatch {
 
 fn header(name: &str, value: matching::ValueMatch, invert: bool) -> HeaderMatch {
     let missing_as_empty = invert && value != matching::ValueMatch::Present;
-    HeaderMatch { name: name.to_owned(), value, invert, missing_as_empty }
+    HeaderMatch {
+        name: name.to_owned(),
+        value,
+        invert,
+        missing_as_empty,
+    }
 }
 
 fn value(condition: &ValueMatch) -> matching::ValueMatch {
@@ -159,19 +211,31 @@ fn string(condition: &StringMatch) -> matching::StringMatch {
         StringMatch::Prefix(text) => matching::Pattern::Prefix(text.clone()),
         StringMatch::Regex(text) => matching::Pattern::Regex(text.clone()),
     };
-    matching::StringMatch { pattern, ignore_case: false }
+    matching::StringMatch {
+        pattern,
+        ignore_case: false,
+    }
 }
 
 /// `None` when the rule names something that is not there: it is withheld, and reported with the mesh.
-fn action(viewer: &Viewer<'_>, vs: &VirtualService, rule: &HttpRule, port: u16) -> Option<RouteAction> {
+fn action(
+    viewer: &Viewer<'_>,
+    vs: &VirtualService,
+    rule: &HttpRule,
+    port: u16,
+) -> Option<RouteAction> {
     Some(match &rule.action {
-        HttpAction::Direct(direct) => {
-            RouteAction::Direct(DirectResponse { status: direct.status, body: direct.body.clone() })
-        }
+        HttpAction::Direct(direct) => RouteAction::Direct(DirectResponse {
+            status: direct.status,
+            body: direct.body.clone(),
+        }),
         HttpAction::Redirect(redirect) => RouteAction::Redirect(self::redirect(redirect, port)),
         HttpAction::Forward(forward) => {
-            let clusters: Option<Vec<_>> =
-                forward.destinations.iter().map(|destination| cluster(viewer, vs, destination, port)).collect();
+            let clusters: Option<Vec<_>> = forward
+                .destinations
+                .iter()
+                .map(|destination| cluster(viewer, vs, destination, port))
+                .collect();
             RouteAction::Forward(Forward {
                 clusters: alive(clusters?),
                 timeout: rule.timeout,
@@ -179,7 +243,11 @@ fn action(viewer: &Viewer<'_>, vs: &VirtualService, rule: &HttpRule, port: u16) 
                 grpc_timeout_max: Some(rule.timeout.unwrap_or(Duration::ZERO)),
                 retry: rule.retries.as_ref().map(retry),
                 path_rewrite: forward.rewrite.uri.clone().map(PathRewrite::Prefix),
-                host_rewrite: forward.rewrite.authority.clone().or_else(|| authority(&rule.headers.request)),
+                host_rewrite: forward
+                    .rewrite
+                    .authority
+                    .clone()
+                    .or_else(|| authority(&rule.headers.request)),
             })
         }
     })
@@ -201,7 +269,10 @@ fn cluster(
     destination: &WeightedDestination,
     called: u16,
 ) -> Option<WeightedCluster> {
-    let service = viewer.mesh.services.destination(&destination.host, &vs.meta.name.namespace)?;
+    let service = viewer
+        .mesh
+        .services
+        .destination(&destination.host, &vs.meta.name.namespace)?;
     let port = match (destination.port, service.ports.as_slice()) {
         (Some(port), _) => port,
         (None, [only]) => only.number,
@@ -209,7 +280,11 @@ fn cluster(
     };
     service.port(port)?;
     Some(WeightedCluster {
-        name: cluster_name(port, destination.subset.as_deref().unwrap_or_default(), &service.host),
+        name: cluster_name(
+            port,
+            destination.subset.as_deref().unwrap_or_default(),
+            &service.host,
+        ),
         weight: destination.weight,
         request_headers: mutations(&destination.headers.request),
         response_headers: mutations(&destination.headers.response),
@@ -236,7 +311,10 @@ fn redirect(redirect: &Redirect, port: u16) -> route::Redirect {
 }
 
 fn retry(retries: &Retries) -> RetryPolicy {
-    let base = retries.backoff.unwrap_or(BACKOFF).max(Duration::from_millis(1));
+    let base = retries
+        .backoff
+        .unwrap_or(BACKOFF)
+        .max(Duration::from_millis(1));
     RetryPolicy {
         on: match &retries.on {
             Some(on) => on.iter().copied().map(retry_on).collect(),
@@ -280,14 +358,31 @@ fn retry_on(on: tasuki_resources::virtual_service::RetryOn) -> route::RetryOn {
 
 /// `set: {":authority": ...}`: Envoy refuses it as a header and has a rewrite for it (as Istio's pilot does).
 fn authority(operations: &HeaderOperations) -> Option<String> {
-    operations.set.iter().find(|(name, _)| name == ":authority").map(|(_, value)| value.clone())
+    operations
+        .set
+        .iter()
+        .find(|(name, _)| name == ":authority")
+        .map(|(_, value)| value.clone())
 }
 
 fn mutations(operations: &HeaderOperations) -> HeaderMutations {
-    let add = |(name, value): &(String, String), append| HeaderAdd { name: name.clone(), value: value.clone(), append };
-    let set = operations.set.iter().filter(|(name, _)| name != ":authority");
+    let add = |(name, value): &(String, String), append| HeaderAdd {
+        name: name.clone(),
+        value: value.clone(),
+        append,
+    };
+    let set = operations
+        .set
+        .iter()
+        .filter(|(name, _)| name != ":authority");
     let set = set.map(|pair| add(pair, AppendAction::OverwriteIfExistsOrAdd));
-    let added = operations.add.iter().filter(|(name, _)| name != ":authority");
+    let added = operations
+        .add
+        .iter()
+        .filter(|(name, _)| name != ":authority");
     let added = added.map(|pair| add(pair, AppendAction::AppendIfExistsOrAdd));
-    HeaderMutations { remove: operations.remove.clone(), add: set.chain(added).collect() }
+    HeaderMutations {
+        remove: operations.remove.clone(),
+        add: set.chain(added).collect(),
+    }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tasuki_identity::{SpiffeId, TrustDomain};
 use tasuki_xds::codec::{Dialect, decode, encode};
-use tasuki_xds::model::{Cluster, ClusterLoadAssignment, Listener, Resource, ResourceType, RouteConfiguration};
+use tasuki_xds::model::{
+    Cluster, ClusterLoadAssignment, Listener, Resource, ResourceType, RouteConfiguration,
+};
 
 use super::Snapshot;
 use crate::ads::{Client, ClientKind, NsName};
@@ -90,7 +92,12 @@ pub(crate) fn mesh(documents: &[&str]) -> Arc<Mesh> {
 /// The same, and nothing in it may be refused.
 pub(crate) fn good_mesh(documents: &[&str]) -> Arc<Mesh> {
     let mesh = mesh(documents);
-    let errors: Vec<String> = mesh.problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();
+    let errors: Vec<String> = mesh
+        .problems
+        .iter()
+        .filter(|p| p.is_error())
+        .map(ToString::to_string)
+        .collect();
     assert!(errors.is_empty(), "{errors:#?}");
     mesh
 }
@@ -99,7 +106,12 @@ pub(crate) fn sidecar(mesh: &Mesh, namespace: &str, name: &str) -> Client {
     let id = tasuki_resources::NamespacedName::new(namespace, name);
     let workload = mesh.workloads.get(&id).unwrap();
     Client {
-        kind: ClientKind::Sidecar { pod: NsName { namespace: namespace.into(), name: name.into() } },
+        kind: ClientKind::Sidecar {
+            pod: NsName {
+                namespace: namespace.into(),
+                name: name.into(),
+            },
+        },
         dialect: Dialect::Tasuki,
         namespace: namespace.into(),
         labels: workload.labels.clone(),
@@ -133,7 +145,10 @@ impl As {
     }
 
     fn client(mesh: &Arc<Mesh>, client: Client) -> Self {
-        Self { snapshot: Snapshot::new(mesh.clone()), client }
+        Self {
+            snapshot: Snapshot::new(mesh.clone()),
+            client,
+        }
     }
 
     /// The resource, which must also come through the wire as it is.

@@ -44,7 +44,13 @@ pub fn of_service(
         Dialect::Tasuki => Vec::new(),
         Dialect::Envoy { .. } | Dialect::Grpc { .. } => identities(backends.iter().copied()),
     };
-    automatic(viewer, identities, backends.iter().any(|backend| backend.endpoint.tls_mode.is_some()))
+    automatic(
+        viewer,
+        identities,
+        backends
+            .iter()
+            .any(|backend| backend.endpoint.tls_mode.is_some()),
+    )
 }
 
 /// TLS to one pod.
@@ -63,26 +69,48 @@ fn automatic(viewer: &Viewer<'_>, identities: Vec<String>, any_meshed: bool) -> 
     let needed = any_meshed || viewer.client.dialect == Dialect::Tasuki;
     match mutual(viewer, identities) {
         Some(tls) if needed => vec![
-            TlsMatch { name: "mesh".to_owned(), tls_mode: Some(TLS_MODE.to_owned()), tls: Some(tls) },
-            TlsMatch { name: "plaintext".to_owned(), tls_mode: None, tls: None },
+            TlsMatch {
+                name: "mesh".to_owned(),
+                tls_mode: Some(TLS_MODE.to_owned()),
+                tls: Some(tls),
+            },
+            TlsMatch {
+                name: "plaintext".to_owned(),
+                tls_mode: None,
+                tls: None,
+            },
         ],
         _ => Vec::new(),
     }
 }
 
 fn always(tls: Option<ClientTls>) -> Vec<TlsMatch> {
-    tls.into_iter().map(|tls| TlsMatch { name: "tls".to_owned(), tls_mode: None, tls: Some(tls) }).collect()
+    tls.into_iter()
+        .map(|tls| TlsMatch {
+            name: "tls".to_owned(),
+            tls_mode: None,
+            tls: Some(tls),
+        })
+        .collect()
 }
 
 /// gRPC knows TLS only for a whole cluster, and our servers take its ALPN only on STRICT ports.
 fn grpc(viewer: &Viewer<'_>, backends: &[&Backend]) -> Vec<TlsMatch> {
     let strict = |backend: &&Backend| {
         let address = backend.endpoint.address;
-        viewer.mesh.workloads.at(address.ip()).is_some_and(|workload| {
-            let (namespace, labels) = (&workload.id.namespace, &workload.labels);
-            workload.meshed
-                && viewer.mesh.peer_authentication.mode(namespace, labels, Some(address.port())) == MtlsMode::Strict
-        })
+        viewer
+            .mesh
+            .workloads
+            .at(address.ip())
+            .is_some_and(|workload| {
+                let (namespace, labels) = (&workload.id.namespace, &workload.labels);
+                workload.meshed
+                    && viewer
+                        .mesh
+                        .peer_authentication
+                        .mode(namespace, labels, Some(address.port()))
+                        == MtlsMode::Strict
+            })
     };
     if backends.is_empty() || !backends.iter().all(strict) {
         return Vec::new();
@@ -97,18 +125,33 @@ fn simple(
     settings: &TlsSettings,
     protocol: DeclaredProtocol,
 ) -> Vec<TlsMatch> {
-    if viewer.client.dialect != Dialect::Tasuki && !matches!(viewer.client.dialect, Dialect::Envoy { .. }) {
+    if viewer.client.dialect != Dialect::Tasuki
+        && !matches!(viewer.client.dialect, Dialect::Envoy { .. })
+    {
         return Vec::new();
     }
-    let sni = settings.sni.clone().or_else(|| service.pattern.as_exact().map(str::to_owned));
-    let server_names =
-        if settings.subject_alt_names.is_empty() { sni.iter().cloned().collect() } else { settings.subject_alt_names.clone() };
+    let sni = settings
+        .sni
+        .clone()
+        .or_else(|| service.pattern.as_exact().map(str::to_owned));
+    let server_names = if settings.subject_alt_names.is_empty() {
+        sni.iter().cloned().collect()
+    } else {
+        settings.subject_alt_names.clone()
+    };
     let alpn = match protocol {
         DeclaredProtocol::Http2 | DeclaredProtocol::Grpc => vec!["h2".to_owned()],
         DeclaredProtocol::Http => vec!["http/1.1".to_owned()],
         DeclaredProtocol::Auto | DeclaredProtocol::Tcp | DeclaredProtocol::Tls => Vec::new(),
     };
-    always(Some(ClientTls { certificate: None, trust: None, server_identities: Vec::new(), server_names, sni, alpn }))
+    always(Some(ClientTls {
+        certificate: None,
+        trust: None,
+        server_identities: Vec::new(),
+        server_names,
+        sni,
+        alpn,
+    }))
 }
 
 /// Mesh TLS in the client's dialect; `None` where it has none.
@@ -119,7 +162,11 @@ fn mutual(viewer: &Viewer<'_>, server_identities: Vec<String>) -> Option<ClientT
     }
     let instance = |name: &str| CertificateSource::ProviderInstance(name.to_owned());
     let (certificate, trust, alpn) = match dialect {
-        Dialect::Tasuki => (instance("workload"), instance("workload"), vec![ALPN_HTTP.to_owned()]),
+        Dialect::Tasuki => (
+            instance("workload"),
+            instance("workload"),
+            vec![ALPN_HTTP.to_owned()],
+        ),
         Dialect::Envoy { .. } => (
             CertificateSource::Sds("default".to_owned()),
             CertificateSource::Sds("ROOTCA".to_owned()),
@@ -141,13 +188,24 @@ fn mutual(viewer: &Viewer<'_>, server_identities: Vec<String>) -> Option<ClientT
 }
 
 fn identities<'b>(backends: impl Iterator<Item = &'b Backend>) -> Vec<String> {
-    let all: BTreeSet<String> = backends.flat_map(|backend| backend.endpoint.identities.iter().cloned()).collect();
+    let all: BTreeSet<String> = backends
+        .flat_map(|backend| backend.endpoint.identities.iter().cloned())
+        .collect();
     all.into_iter().collect()
 }
 
 /// The endpoints of a service's port, or of a subset as the viewer's DestinationRule defines it.
-pub fn chosen<'s>(viewer: &Viewer<'_>, service: &'s Service, port: u16, subset: Option<&str>) -> Vec<&'s Backend> {
-    let rule = viewer.mesh.destination_rules.find(&service.host, &service.namespace, viewer.namespace());
+pub fn chosen<'s>(
+    viewer: &Viewer<'_>,
+    service: &'s Service,
+    port: u16,
+    subset: Option<&str>,
+) -> Vec<&'s Backend> {
+    let rule =
+        viewer
+            .mesh
+            .destination_rules
+            .find(&service.host, &service.namespace, viewer.namespace());
     let labels = match subset {
         None => None,
         Some(name) => match rule.and_then(|rule| rule.subset(name)) {
@@ -156,5 +214,6 @@ pub fn chosen<'s>(viewer: &Viewer<'_>, service: &'s Service, port: u16, subset: 
         },
     };
     let all = service.backends(port).iter();
-    all.filter(|backend| labels.is_none_or(|labels| selects(labels, &backend.labels))).collect()
+    all.filter(|backend| labels.is_none_or(|labels| selects(labels, &backend.labels)))
+        .collect()
 }

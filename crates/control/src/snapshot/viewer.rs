@@ -29,9 +29,14 @@ impl<'a> Viewer<'a> {
     /// The pod behind an authenticated sidecar.
     pub fn workload(&self) -> Option<&'a Workload> {
         match &self.client.kind {
-            ClientKind::Sidecar { pod } if self.client.identity.is_some() => {
-                self.mesh.workloads.get(&NamespacedName::new(pod.namespace.clone(), pod.name.clone())).map(|w| &**w)
-            }
+            ClientKind::Sidecar { pod } if self.client.identity.is_some() => self
+                .mesh
+                .workloads
+                .get(&NamespacedName::new(
+                    pod.namespace.clone(),
+                    pod.name.clone(),
+                ))
+                .map(|w| &**w),
             _ => None,
         }
     }

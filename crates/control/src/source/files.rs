@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::Objects;
@@ -17,8 +18,11 @@ use super::scan::Scanner;
 
 /// How often to look without being told.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// An editor's burst of operations on one file is read once, when it is over.
+/// A burst of operations is read once, when it has been quiet for this long, so that a file which is
+/// being written in pieces is not taken for a shorter one.
 const SETTLE: Duration = Duration::from_millis(25);
+/// But a folder that is never quiet is read this often.
+const SETTLED_AT_LAST: Duration = Duration::from_millis(300);
 
 /// A folder that is being followed. Dropping it does not stop the task; that ends with the runtime or
 /// when nobody listens any more.
@@ -34,7 +38,11 @@ impl Files {
     /// # Errors
     /// When it cannot be listed.
     pub fn open(root: &Path) -> std::io::Result<Self> {
-        let mut files = Self { root: root.to_owned(), scanner: Scanner::default(), folder: Folder::default() };
+        let mut files = Self {
+            root: root.to_owned(),
+            scanner: Scanner::default(),
+            folder: Folder::default(),
+        };
         files.look()?;
         Ok(files)
     }
@@ -68,9 +76,7 @@ impl Files {
             let _watcher = watcher(&self.root, told.clone());
             let mut reachable = true;
             while !sender.is_closed() {
-                if tokio::time::timeout(LOOK_EVERY, told.notified()).await.is_ok() {
-                    tokio::time::sleep(SETTLE).await;
-                }
+                wait(&told).await;
                 // File systems can block for long; the runtime's workers must not.
                 let Ok((files, outcome)) = tokio::task::spawn_blocking(move || {
                     let outcome = self.look();
@@ -103,15 +109,32 @@ impl Files {
 
     fn publish(&self, sender: &watch::Sender<Arc<Objects>>) {
         let objects = self.objects();
-        info!(objects = objects.objects.len(), problems = objects.problems.len(), "resources changed");
+        info!(
+            objects = objects.objects.len(),
+            problems = objects.problems.len(),
+            "resources changed"
+        );
         sender.send_replace(Arc::new(objects));
     }
 }
 
+/// Until something has changed and is quiet again, or it is time to look anyway.
+async fn wait(told: &Notify) {
+    if timeout(LOOK_EVERY, told.notified()).await.is_err() {
+        return;
+    }
+    let last = Instant::now() + SETTLED_AT_LAST;
+    while Instant::now() < last && timeout(SETTLE, told.notified()).await.is_ok() {}
+}
+
 /// `None` when the kernel has no watches left: then looking regularly has to do.
 fn watcher(root: &Path, told: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
-    let started = notify::recommended_watcher(move |_| told.notify_one())
-        .and_then(|mut watcher| watcher.watch(root, RecursiveMode::Recursive).map(|()| watcher));
+    let started =
+        notify::recommended_watcher(move |_| told.notify_one()).and_then(|mut watcher| {
+            watcher
+                .watch(root, RecursiveMode::Recursive)
+                .map(|()| watcher)
+        });
     match started {
         Ok(watcher) => Some(watcher),
         Err(error) => {

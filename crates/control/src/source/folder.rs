@@ -64,7 +64,10 @@ impl Folder {
                     Some(winner) => all.problems.extend(duplicate(&entry.key, winner, path)),
                     None => {
                         owners.insert(&entry.key, path);
-                        all.objects.push(Sourced { object: entry.object.clone(), file: name.clone() });
+                        all.objects.push(Sourced {
+                            object: entry.object.clone(),
+                            file: name.clone(),
+                        });
                     }
                 }
             }
@@ -76,7 +79,9 @@ impl Folder {
 impl File {
     fn read(path: &str, content: Result<String, String>, earlier: &[Entry]) -> Self {
         let text = match &content {
-            Ok(text) if text.trim().is_empty() => return Self::unreadable(path, "is empty", content.clone(), earlier),
+            Ok(text) if text.trim().is_empty() => {
+                return Self::unreadable(path, "is empty", content.clone(), earlier);
+            }
             Ok(text) => text,
             Err(reason) => return Self::unreadable(path, &reason.clone(), content, earlier),
         };
@@ -87,7 +92,10 @@ impl File {
         for document in parse_documents(path, text) {
             problems.extend(document.problems);
             match (document.object, document.identity) {
-                (Some(object), _) => objects.push(Entry { key: object.key(), object: Arc::new(object) }),
+                (Some(object), _) => objects.push(Entry {
+                    key: object.key(),
+                    object: Arc::new(object),
+                }),
                 (None, Some(key)) => drop(broken.insert(key)),
                 (None, None) => unknown |= document.unreadable,
             }
@@ -100,16 +108,29 @@ impl File {
                 objects.push(entry.clone());
             }
         }
-        Self { content, objects, problems }
+        Self {
+            content,
+            objects,
+            problems,
+        }
     }
 
-    fn unreadable(path: &str, reason: &str, content: Result<String, String>, earlier: &[Entry]) -> Self {
+    fn unreadable(
+        path: &str,
+        reason: &str,
+        content: Result<String, String>,
+        earlier: &[Entry],
+    ) -> Self {
         let mut problem = Problem::error(path, "", format!("the file {reason}"));
         if !earlier.is_empty() {
             problem.reason.push_str("; what it declared before is kept");
             problem.expected = "delete the file to remove its objects".to_owned();
         }
-        Self { content, objects: earlier.to_vec(), problems: vec![problem] }
+        Self {
+            content,
+            objects: earlier.to_vec(),
+            problems: vec![problem],
+        }
     }
 }
 
@@ -127,8 +148,14 @@ fn duplicate(key: &ObjectKey, winner: &str, loser: &str) -> [Problem; 2] {
         problem
     };
     [
-        problem(loser, format!("is already declared in {winner}; this one is not used")),
-        problem(winner, format!("is declared again in {loser}; this one is used")),
+        problem(
+            loser,
+            format!("is already declared in {winner}; this one is not used"),
+        ),
+        problem(
+            winner,
+            format!("is declared again in {loser}; this one is used"),
+        ),
     ]
 }
 

@@ -62,7 +62,12 @@ impl Scanner {
             self.seen.insert(path.clone(), fingerprint);
             changes.read.push((path.clone(), content));
         }
-        changes.removed = self.seen.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
+        changes.removed = self
+            .seen
+            .keys()
+            .filter(|path| !found.contains_key(*path))
+            .cloned()
+            .collect();
         for path in &changes.removed {
             self.seen.remove(path);
         }
@@ -83,34 +88,50 @@ impl Fingerprint {
 }
 
 fn is_young(fingerprint: &Fingerprint) -> bool {
-    let age = fingerprint.modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    let age = fingerprint
+        .modified
+        .and_then(|modified| SystemTime::now().duration_since(modified).ok());
     age.is_none_or(|age| age < YOUNG)
 }
 
-fn list(root: &Path, folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Metadata>) -> io::Result<()> {
+fn list(
+    root: &Path,
+    folder: &Path,
+    depth: usize,
+    found: &mut BTreeMap<PathBuf, Metadata>,
+) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         if hidden {
             continue;
         }
         // Vanished between the listing and now: the next look settles it.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let Ok(metadata) = fs::metadata(&path) else {
+            continue;
+        };
         if metadata.is_dir() {
-            if depth < MAX_DEPTH && let Err(error) = list(root, &path, depth + 1, found) {
-                if error.kind() != io::ErrorKind::NotFound {
-                    return Err(error);
-                }
+            if depth < MAX_DEPTH
+                && let Err(error) = list(root, &path, depth + 1, found)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
             }
         } else if metadata.is_file() && is_document(&path) {
-            found.insert(path.strip_prefix(root).unwrap_or(&path).to_owned(), metadata);
+            found.insert(
+                path.strip_prefix(root).unwrap_or(&path).to_owned(),
+                metadata,
+            );
         }
     }
     Ok(())
 }
 
 fn is_document(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
+    path.extension()
+        .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
 }
 
 fn read(path: &Path, length: u64) -> Result<String, String> {

@@ -16,17 +16,28 @@ fn defaults_and_automatic_mtls() {
     assert_eq!(cluster.balance, Balance::LeastRequest { choices: 2 });
     assert_eq!(cluster.connect_timeout, Duration::from_secs(10));
     assert_eq!(cluster.limits, Limits::default());
-    assert_eq!((cluster.outliers.clone(), cluster.retry_budget), (None, None));
+    assert_eq!(
+        (cluster.outliers.clone(), cluster.retry_budget),
+        (None, None)
+    );
     assert_eq!(cluster.http, HttpProtocol::Http1);
     assert_eq!(cluster.service.as_ref().unwrap().host, HOST);
-    let [mesh_tls, plain] = cluster.tls.as_slice() else { panic!("{:?}", cluster.tls) };
+    let [mesh_tls, plain] = cluster.tls.as_slice() else {
+        panic!("{:?}", cluster.tls)
+    };
     assert_eq!(mesh_tls.tls_mode.as_deref(), Some("istio"));
     let tls = mesh_tls.tls.as_ref().unwrap();
     assert_eq!(tls.alpn, ["tasuki-h2"]);
-    assert_eq!(tls.certificate, Some(CertificateSource::ProviderInstance("workload".into())));
+    assert_eq!(
+        tls.certificate,
+        Some(CertificateSource::ProviderInstance("workload".into()))
+    );
     assert_eq!((plain.tls_mode.clone(), plain.tls.clone()), (None, None));
     assert!(!client.has(ResourceType::Cluster, &format!("outbound|1||{HOST}")));
-    assert!(!client.has(ResourceType::Cluster, &format!("outbound|8080|nothing|{HOST}")));
+    assert!(!client.has(
+        ResourceType::Cluster,
+        &format!("outbound|8080|nothing|{HOST}")
+    ));
 }
 
 #[test]
@@ -39,7 +50,10 @@ fn endpoints_carry_who_they_are() {
     assert_eq!(endpoints[0].address, "10.1.0.1:80".parse().unwrap());
     assert_eq!(endpoints[0].tls_mode.as_deref(), Some("istio"));
     assert_eq!(endpoints[1].address, "10.1.0.2:81".parse().unwrap());
-    assert_eq!(endpoints[1].tls_mode, None, "a label without the annotation is Istio's own sidecar or none");
+    assert_eq!(
+        endpoints[1].tls_mode, None,
+        "a label without the annotation is Istio's own sidecar or none"
+    );
     assert_eq!(endpoints[0].workload.canonical_service, "cart");
     assert_eq!(endpoints[0].workload.version, "v1");
 }
@@ -51,14 +65,29 @@ fn the_clients_rule_then_the_services_then_the_roots() {
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: r{millis}, namespace: {namespace}}}\nspec: {{host: \"{host}\", trafficPolicy: {{connectionPool: {{tcp: {{connectTimeout: {millis}ms}}}}}}}}\n"
         )
     };
-    let (wide, narrow) = (rule("shop", "*.shop.svc.cluster.local", 100), rule("shop", HOST, 200));
-    let (mine, root) = (rule("elsewhere", HOST, 300), rule("istio-system", "*.cluster.local", 400));
+    let (wide, narrow) = (
+        rule("shop", "*.shop.svc.cluster.local", 100),
+        rule("shop", HOST, 200),
+    );
+    let (mine, root) = (
+        rule("elsewhere", HOST, 300),
+        rule("istio-system", "*.cluster.local", 400),
+    );
     let name = format!("outbound|8080||{HOST}");
     let timeout = |documents: &[&str], namespace: &str, pod: &str| {
-        As::sidecar(&good_mesh(documents), namespace, pod).cluster(&name).connect_timeout.as_millis()
+        As::sidecar(&good_mesh(documents), namespace, pod)
+            .cluster(&name)
+            .connect_timeout
+            .as_millis()
     };
-    assert_eq!(timeout(&[SHOP, &wide, &narrow, &mine, &root], "shop", "storefront"), 200);
-    assert_eq!(timeout(&[SHOP, &wide, &narrow, &mine, &root], "elsewhere", "other"), 300);
+    assert_eq!(
+        timeout(&[SHOP, &wide, &narrow, &mine, &root], "shop", "storefront"),
+        200
+    );
+    assert_eq!(
+        timeout(&[SHOP, &wide, &narrow, &mine, &root], "elsewhere", "other"),
+        300
+    );
     assert_eq!(timeout(&[SHOP, &wide, &root], "elsewhere", "other"), 100);
     assert_eq!(timeout(&[SHOP, &mine, &root], "shop", "storefront"), 400);
 }
@@ -91,20 +120,49 @@ spec:
     let cluster = client.cluster(&format!("outbound|8080||{HOST}"));
     assert_eq!(cluster.balance, Balance::RoundRobin);
     let limits = cluster.limits;
-    assert_eq!((limits.max_connections, limits.max_pending_requests, limits.max_requests), (7, 5, 9));
-    assert_eq!((limits.max_retries, limits.max_requests_per_connection), (2, 11));
+    assert_eq!(
+        (
+            limits.max_connections,
+            limits.max_pending_requests,
+            limits.max_requests
+        ),
+        (7, 5, 9)
+    );
+    assert_eq!(
+        (limits.max_retries, limits.max_requests_per_connection),
+        (2, 11)
+    );
     let outliers = cluster.outliers.unwrap();
-    assert_eq!((outliers.consecutive_5xx, outliers.max_ejection_percent), (3, 50));
-    assert_eq!((outliers.interval, outliers.base_ejection), (Duration::from_secs(1), Duration::from_secs(2)));
+    assert_eq!(
+        (outliers.consecutive_5xx, outliers.max_ejection_percent),
+        (3, 50)
+    );
+    assert_eq!(
+        (outliers.interval, outliers.base_ejection),
+        (Duration::from_secs(1), Duration::from_secs(2))
+    );
     assert_eq!(cluster.panic_percent, 20);
-    assert_eq!(cluster.retry_budget, Some(RetryBudget { percent: 100.0, min_concurrent: 4 }));
+    assert_eq!(
+        cluster.retry_budget,
+        Some(RetryBudget {
+            percent: 100.0,
+            min_concurrent: 4
+        })
+    );
     let port = client.cluster(&format!("outbound|7000||{HOST}"));
-    assert_eq!((port.balance, port.limits), (Balance::Random, Limits::default()), "port settings replace");
+    assert_eq!(
+        (port.balance, port.limits),
+        (Balance::Random, Limits::default()),
+        "port settings replace"
+    );
     let v2 = client.cluster(&format!("outbound|8080|v2|{HOST}"));
     assert_eq!((v2.balance, v2.tls.len()), (Balance::RoundRobin, 0));
     let endpoints = client.endpoints(&format!("outbound|8080|v2|{HOST}"));
     assert_eq!(endpoints.localities[0].endpoints.len(), 1);
-    assert_eq!(endpoints.localities[0].endpoints[0].address, "10.1.0.2:81".parse().unwrap());
+    assert_eq!(
+        endpoints.localities[0].endpoints[0].address,
+        "10.1.0.2:81".parse().unwrap()
+    );
 }
 
 #[test]
@@ -121,7 +179,9 @@ spec:
     let mesh = good_mesh(&[SHOP, entry]);
     let client = As::sidecar(&mesh, "shop", "storefront");
     let cluster = client.cluster("outbound|443||pay.example.com");
-    let Discovery::Dns { hosts, .. } = &cluster.discovery else { panic!("{:?}", cluster.discovery) };
+    let Discovery::Dns { hosts, .. } = &cluster.discovery else {
+        panic!("{:?}", cluster.discovery)
+    };
     assert_eq!(hosts, &[("pay.example.com".to_owned(), 8443)]);
 }
 
@@ -151,11 +211,30 @@ endpoints:
 fn an_envoy_without_a_credential_gets_plaintext() {
     let mesh = good_mesh(&[SHOP]);
     let name = format!("outbound|8080||{HOST}");
-    let plain = foreign(ClientKind::EnvoyGateway, Dialect::Envoy { secrets: false }, "shop");
+    let plain = foreign(
+        ClientKind::EnvoyGateway,
+        Dialect::Envoy { secrets: false },
+        "shop",
+    );
     assert!(As::client(&mesh, plain).cluster(&name).tls.is_empty());
-    let secure = foreign(ClientKind::EnvoyGateway, Dialect::Envoy { secrets: true }, "shop");
-    let tls = As::client(&mesh, secure).cluster(&name).tls.remove(0).tls.unwrap();
-    assert_eq!(tls.certificate, Some(CertificateSource::Sds("default".into())));
+    let secure = foreign(
+        ClientKind::EnvoyGateway,
+        Dialect::Envoy { secrets: true },
+        "shop",
+    );
+    let tls = As::client(&mesh, secure)
+        .cluster(&name)
+        .tls
+        .remove(0)
+        .tls
+        .unwrap();
+    assert_eq!(
+        tls.certificate,
+        Some(CertificateSource::Sds("default".into()))
+    );
     assert_eq!(tls.trust, Some(CertificateSource::Sds("ROOTCA".into())));
-    assert_eq!(tls.server_identities, ["spiffe://cluster.local/ns/shop/sa/cart"]);
+    assert_eq!(
+        tls.server_identities,
+        ["spiffe://cluster.local/ns/shop/sa/cart"]
+    );
 }

@@ -39,14 +39,28 @@ spec:
 "#;
 
 fn envoy(labels: &[(&str, &str)]) -> Client {
-    let mut client = foreign(ClientKind::EnvoyGateway, Dialect::Envoy { secrets: false }, "shop");
-    client.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let mut client = foreign(
+        ClientKind::EnvoyGateway,
+        Dialect::Envoy { secrets: false },
+        "shop",
+    );
+    client.labels = labels
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
     client
 }
 
 fn ours() -> Client {
-    let gateway = NsName { namespace: "shop".into(), name: "edge".into() };
-    foreign(ClientKind::TasukiGateway { gateway }, Dialect::Tasuki, "shop")
+    let gateway = NsName {
+        namespace: "shop".into(),
+        name: "edge".into(),
+    };
+    foreign(
+        ClientKind::TasukiGateway { gateway },
+        Dialect::Tasuki,
+        "shop",
+    )
 }
 
 #[test]
@@ -54,17 +68,30 @@ fn listeners_have_addresses_and_never_the_proxys_own_ports() {
     let mesh = mesh(&[SHOP, EDGE]);
     for client in [ours(), envoy(&[("istio", "ingressgateway")])] {
         let client = As::client(&mesh, client);
-        assert_eq!(client.snapshot.list(&client.client, ResourceType::Listener).len(), 1);
+        assert_eq!(
+            client
+                .snapshot
+                .list(&client.client, ResourceType::Listener)
+                .len(),
+            1
+        );
         let listener = client.listener("0.0.0.0_8080").unwrap();
         assert_eq!(listener.address, Some("0.0.0.0:8080".parse().unwrap()));
         assert!(listener.api.is_none());
-        let Filter::Http(http) = &listener.chains[0].filter else { panic!() };
+        let Filter::Http(http) = &listener.chains[0].filter else {
+            panic!()
+        };
         assert_eq!(http.routes, RouteSource::Rds("http.8080".into()));
         assert!(client.listener("0.0.0.0_15001").is_none());
     }
     assert!(mesh.problems.iter().any(|p| p.reason.contains("own ports")));
     let stranger = As::client(&mesh, envoy(&[("istio", "other")]));
-    assert!(stranger.snapshot.list(&stranger.client, ResourceType::Listener).is_empty());
+    assert!(
+        stranger
+            .snapshot
+            .list(&stranger.client, ResourceType::Listener)
+            .is_empty()
+    );
 }
 
 #[test]
@@ -72,12 +99,25 @@ fn virtual_services_of_several_namespaces_merge_by_host() {
     let mesh = mesh(&[SHOP, EDGE]);
     let client = As::client(&mesh, ours());
     let table = client.table("http.8080");
-    let hosts: Vec<_> = table.virtual_hosts.iter().map(|host| host.domains[0].as_str()).collect();
+    let hosts: Vec<_> = table
+        .virtual_hosts
+        .iter()
+        .map(|host| host.domains[0].as_str())
+        .collect();
     assert_eq!(hosts, ["a.test", "shop.example.com"]);
-    assert_eq!(table.virtual_hosts[1].domains, ["shop.example.com", "shop.example.com:8080"]);
-    let paths: Vec<String> =
-        table.virtual_hosts[1].routes.iter().map(|route| format!("{:?}", route.matches.path)).collect();
-    assert_eq!(paths, [r#"Prefix("/more")"#, r#"Prefix("/cart")"#, r#"Prefix("/")"#]);
+    assert_eq!(
+        table.virtual_hosts[1].domains,
+        ["shop.example.com", "shop.example.com:8080"]
+    );
+    let paths: Vec<String> = table.virtual_hosts[1]
+        .routes
+        .iter()
+        .map(|route| format!("{:?}", route.matches.path))
+        .collect();
+    assert_eq!(
+        paths,
+        [r#"Prefix("/more")"#, r#"Prefix("/cart")"#, r#"Prefix("/")"#]
+    );
     let clusters = client.snapshot.list(&client.client, ResourceType::Cluster);
     assert_eq!(clusters.len(), 1);
     assert!(!client.has(ResourceType::Route, "http.9"));

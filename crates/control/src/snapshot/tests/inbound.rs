@@ -4,11 +4,16 @@ use tasuki_xds::model::rbac::{Permission, Principal, Rbac, RbacAction};
 use super::*;
 
 fn inbound(documents: &[&str]) -> Listener {
-    As::sidecar(&good_mesh(documents), "shop", "cart-v1").listener("inbound").unwrap()
+    As::sidecar(&good_mesh(documents), "shop", "cart-v1")
+        .listener("inbound")
+        .unwrap()
 }
 
 fn shapes(listener: &Listener, port: Option<u16>) -> Vec<String> {
-    let of_port = listener.chains.iter().filter(|chain| chain.matches.destination_port == port);
+    let of_port = listener
+        .chains
+        .iter()
+        .filter(|chain| chain.matches.destination_port == port);
     of_port
         .map(|chain| {
             let transport = match chain.matches.transport {
@@ -21,23 +26,49 @@ fn shapes(listener: &Listener, port: Option<u16>) -> Vec<String> {
                 Filter::Tcp(_) => "tcp",
             };
             let terminated = if chain.tls.is_some() { "!" } else { "" };
-            format!("{transport}{terminated} {} {filter}", chain.matches.alpn.join("+"))
+            format!(
+                "{transport}{terminated} {} {filter}",
+                chain.matches.alpn.join("+")
+            )
         })
         .collect()
 }
 
 fn peer_authentication(spec: &str) -> String {
-    format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: pa, namespace: shop}}\nspec: {spec}\n")
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: pa, namespace: shop}}\nspec: {spec}\n"
+    )
 }
 
 #[test]
 fn permissive_is_the_default() {
     let listener = inbound(&[SHOP]);
     assert_eq!(listener.workload.as_ref().unwrap().service_account, "cart");
-    assert_eq!(shapes(&listener, Some(80)), ["tls! tasuki-h2 http", "tls! tasuki-tcp tcp", "tls  tcp", "plain  http"]);
-    assert_eq!(shapes(&listener, Some(9000)), ["tls! tasuki-h2 http", "tls! tasuki-tcp tcp", "tls  tcp", "plain  tcp"]);
-    let undeclared =
-        ["tls! tasuki-h2 http", "tls! tasuki-tcp tcp", "tls  tcp", "plain http/1.1+h2c http", "plain  tcp"];
+    assert_eq!(
+        shapes(&listener, Some(80)),
+        [
+            "tls! tasuki-h2 http",
+            "tls! tasuki-tcp tcp",
+            "tls  tcp",
+            "plain  http"
+        ]
+    );
+    assert_eq!(
+        shapes(&listener, Some(9000)),
+        [
+            "tls! tasuki-h2 http",
+            "tls! tasuki-tcp tcp",
+            "tls  tcp",
+            "plain  tcp"
+        ]
+    );
+    let undeclared = [
+        "tls! tasuki-h2 http",
+        "tls! tasuki-tcp tcp",
+        "tls  tcp",
+        "plain http/1.1+h2c http",
+        "plain  tcp",
+    ];
     assert_eq!(shapes(&listener, Some(7000)), undeclared);
     assert_eq!(shapes(&listener, None), undeclared);
 }
@@ -45,9 +76,19 @@ fn permissive_is_the_default() {
 #[test]
 fn strict_takes_only_the_mesh_and_grpc() {
     let listener = inbound(&[SHOP, &peer_authentication("{mtls: {mode: STRICT}}")]);
-    assert_eq!(shapes(&listener, Some(80)), ["tls! tasuki-h2 http", "tls! tasuki-tcp tcp", "tls! h2 http"]);
-    assert_eq!(shapes(&listener, Some(9000)), ["tls! tasuki-h2 http", "tls! tasuki-tcp tcp"]);
-    assert!(shapes(&listener, None).iter().all(|shape| shape.starts_with("tls!")));
+    assert_eq!(
+        shapes(&listener, Some(80)),
+        ["tls! tasuki-h2 http", "tls! tasuki-tcp tcp", "tls! h2 http"]
+    );
+    assert_eq!(
+        shapes(&listener, Some(9000)),
+        ["tls! tasuki-h2 http", "tls! tasuki-tcp tcp"]
+    );
+    assert!(
+        shapes(&listener, None)
+            .iter()
+            .all(|shape| shape.starts_with("tls!"))
+    );
 }
 
 #[test]
@@ -65,7 +106,11 @@ spec:
     let listener = inbound(&[SHOP, &namespace, workload]);
     assert_eq!(shapes(&listener, Some(9000)), ["tls  tcp", "plain  tcp"]);
     assert_eq!(shapes(&listener, Some(80)).len(), 3, "inherits STRICT");
-    assert_eq!(shapes(&listener, Some(4321)).len(), 5, "a port that no service has");
+    assert_eq!(
+        shapes(&listener, Some(4321)).len(),
+        5,
+        "a port that no service has"
+    );
 }
 
 #[test]
@@ -77,13 +122,23 @@ fn the_root_namespace_speaks_for_the_mesh() {
 #[test]
 fn requests_go_to_the_port_they_were_sent_to() {
     let listener = inbound(&[SHOP]);
-    let chain = listener.chains.iter().find(|chain| chain.name == "80-mtls-http").unwrap();
-    let Filter::Http(http) = &chain.filter else { panic!() };
-    let RouteSource::Inline(table) = &http.routes else { panic!() };
+    let chain = listener
+        .chains
+        .iter()
+        .find(|chain| chain.name == "80-mtls-http")
+        .unwrap();
+    let Filter::Http(http) = &chain.filter else {
+        panic!()
+    };
+    let RouteSource::Inline(table) = &http.routes else {
+        panic!()
+    };
     assert_eq!(table.virtual_hosts[0].domains, ["*"]);
     let client = As::sidecar(&good_mesh(&[SHOP]), "shop", "cart-v1");
     let cluster = client.cluster("inbound|80||");
-    let expected = tasuki_xds::model::cluster::Discovery::OriginalDestination { bind: Some("127.0.0.6".parse().unwrap()) };
+    let expected = tasuki_xds::model::cluster::Discovery::OriginalDestination {
+        bind: Some("127.0.0.6".parse().unwrap()),
+    };
     assert_eq!(cluster.discovery, expected);
     assert!(client.has(ResourceType::Cluster, "inbound|0||"));
 }
@@ -100,7 +155,9 @@ fn nobody_else_gets_it() {
 
 fn policy(name: &str, namespace: &str, spec: &str) -> String {
     let indented = spec.trim_matches('\n').replace('\n', "\n  ");
-    format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  {indented}\n")
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  {indented}\n"
+    )
 }
 
 fn rbac<'l>(listener: &'l Listener, chain: &str) -> &'l [Rbac] {
@@ -125,31 +182,74 @@ rules:
   to: [{operation: {methods: [GET], paths: [/bar]}}]
 "#,
     );
-    let deny = policy("deny", "istio-system", "action: DENY\nrules: [{to: [{operation: {paths: [\"/admin*\"]}}]}]");
+    let deny = policy(
+        "deny",
+        "istio-system",
+        "action: DENY\nrules: [{to: [{operation: {paths: [\"/admin*\"]}}]}]",
+    );
     let audit = policy("audit", "shop", "action: AUDIT\nrules: [{}]");
-    let other = policy("other", "shop", "selector: {matchLabels: {app: nobody}}\nrules: []");
+    let other = policy(
+        "other",
+        "shop",
+        "selector: {matchLabels: {app: nobody}}\nrules: []",
+    );
     let listener = inbound(&[SHOP, &allow, &deny, &audit, &other]);
     let http = rbac(&listener, "80-mtls-http");
     let actions: Vec<_> = http.iter().map(|rbac| rbac.action).collect();
-    assert_eq!(actions, [RbacAction::Log, RbacAction::Deny, RbacAction::Allow]);
-    let names: Vec<_> = http[2].policies.iter().map(|policy| policy.name.as_str()).collect();
-    assert_eq!(names, ["ns[shop]-policy[allow]-rule[0]", "ns[shop]-policy[allow]-rule[1]"]);
-    assert_eq!(http[1].policies[0].name, "ns[istio-system]-policy[deny]-rule[0]");
-    let Permission::All(parts) = &http[2].policies[0].permissions[0] else { panic!() };
+    assert_eq!(
+        actions,
+        [RbacAction::Log, RbacAction::Deny, RbacAction::Allow]
+    );
+    let names: Vec<_> = http[2]
+        .policies
+        .iter()
+        .map(|policy| policy.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "ns[shop]-policy[allow]-rule[0]",
+            "ns[shop]-policy[allow]-rule[1]"
+        ]
+    );
+    assert_eq!(
+        http[1].policies[0].name,
+        "ns[istio-system]-policy[deny]-rule[0]"
+    );
+    let Permission::All(parts) = &http[2].policies[0].permissions[0] else {
+        panic!()
+    };
     assert_eq!(parts.len(), 2);
     let tcp = rbac(&listener, "80-mtls-tcp");
-    assert_eq!(tcp[2].policies.len(), 0, "an ALLOW with HTTP fields never allows bytes");
-    assert_eq!(tcp[1].policies[0].permissions, [Permission::Any], "a DENY without its HTTP fields denies more");
+    assert_eq!(
+        tcp[2].policies.len(),
+        0,
+        "an ALLOW with HTTP fields never allows bytes"
+    );
+    assert_eq!(
+        tcp[1].policies[0].permissions,
+        [Permission::Any],
+        "a DENY without its HTTP fields denies more"
+    );
 }
 
 #[test]
 fn an_allow_without_rules_denies() {
     let listener = inbound(&[SHOP, &policy("none", "shop", "action: ALLOW")]);
     let http = rbac(&listener, "plain-http");
-    assert_eq!((http[0].action, http[0].policies.len()), (RbacAction::Allow, 0));
-    assert!(rbac(&inbound(&[SHOP]), "plain-http").is_empty(), "no policy allows");
+    assert_eq!(
+        (http[0].action, http[0].policies.len()),
+        (RbacAction::Allow, 0)
+    );
+    assert!(
+        rbac(&inbound(&[SHOP]), "plain-http").is_empty(),
+        "no policy allows"
+    );
     let deny = inbound(&[SHOP, &policy("none", "shop", "action: DENY")]);
-    assert!(rbac(&deny, "plain-http").is_empty(), "a DENY without rules denies nothing");
+    assert!(
+        rbac(&deny, "plain-http").is_empty(),
+        "a DENY without rules denies nothing"
+    );
 }
 
 #[test]
@@ -171,9 +271,14 @@ rules:
 "#,
     );
     let mesh = good_mesh(&[SHOP, &allow]);
-    let listener = As::sidecar(&mesh, "shop", "cart-v1").listener("inbound").unwrap();
+    let listener = As::sidecar(&mesh, "shop", "cart-v1")
+        .listener("inbound")
+        .unwrap();
     let written = &rbac(&listener, "80-mtls-http")[0].policies[0];
-    assert_eq!(written.permissions, [Permission::OneOf(vec![Permission::DestinationPort(80)])]);
+    assert_eq!(
+        written.permissions,
+        [Permission::OneOf(vec![Permission::DestinationPort(80)])]
+    );
     let text = format!("{:?}", written.principals);
     for part in [
         r#"Exact("spiffe://cluster.local/ns/a/sa/b")"#,
@@ -192,5 +297,11 @@ rules:
         assert!(text.contains(part), "{part} in {text}");
     }
     assert_eq!(written.principals.len(), 5);
-    assert!(written.principals.iter().all(|p| matches!(p, Principal::All(_))), "each with the header condition");
+    assert!(
+        written
+            .principals
+            .iter()
+            .all(|p| matches!(p, Principal::All(_))),
+        "each with the header condition"
+    );
 }

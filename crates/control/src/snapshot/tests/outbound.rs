@@ -28,10 +28,16 @@ fn a_cluster_address_is_the_service() {
     assert_eq!(tcp(&listener), None);
     let admin = client.listener("10.96.0.10:9000").unwrap();
     assert!(admin.api.is_none());
-    assert_eq!(tcp(&admin).unwrap(), "outbound|9000||cart.shop.svc.cluster.local");
+    assert_eq!(
+        tcp(&admin).unwrap(),
+        "outbound|9000||cart.shop.svc.cluster.local"
+    );
     let any = client.listener("10.96.0.10:7000").unwrap();
     assert_eq!(routes(&any), "cart.shop.svc.cluster.local:7000");
-    assert_eq!(tcp(&any).unwrap(), "outbound|7000||cart.shop.svc.cluster.local");
+    assert_eq!(
+        tcp(&any).unwrap(),
+        "outbound|7000||cart.shop.svc.cluster.local"
+    );
     assert!(client.listener("10.96.0.10:1234").is_none());
     assert!(client.listener("10.96.0.99:8080").is_none());
 }
@@ -49,7 +55,10 @@ fn a_pod_address_is_that_pod() {
     let endpoints = client.endpoints("pod|10.1.0.1|80");
     let endpoint = &endpoints.localities[0].endpoints[0];
     assert_eq!(endpoint.address, "10.1.0.1:80".parse().unwrap());
-    assert_eq!(endpoint.identities, ["spiffe://cluster.local/ns/shop/sa/cart"]);
+    assert_eq!(
+        endpoint.identities,
+        ["spiffe://cluster.local/ns/shop/sa/cart"]
+    );
     assert_eq!(endpoint.tls_mode.as_deref(), Some("istio"));
     let plain = client.endpoints("pod|10.1.0.2|81");
     assert_eq!(plain.localities[0].endpoints[0].tls_mode, None);
@@ -61,7 +70,12 @@ fn a_pod_address_is_that_pod() {
 fn names_are_short_where_a_resolver_would_take_them() {
     let mesh = good_mesh(&[SHOP]);
     let near = As::sidecar(&mesh, "shop", "storefront");
-    for name in ["cart", "cart.shop", "cart.shop.svc", "cart.shop.svc.cluster.local"] {
+    for name in [
+        "cart",
+        "cart.shop",
+        "cart.shop.svc",
+        "cart.shop.svc.cluster.local",
+    ] {
         let asked = format!("{name}:8080");
         let listener = near.listener(&asked).unwrap();
         assert_eq!(listener.name, asked);
@@ -125,15 +139,34 @@ spec:
     let mesh = mesh(&[SHOP, entries]);
     let client = As::sidecar(&mesh, "shop", "storefront");
     let tls = client.listener("pay.example.com:443").unwrap();
-    assert_eq!((tls.protocol, tls.api.is_none()), (DeclaredProtocol::Tls, true));
-    assert_eq!(routes(&client.listener("PAY.example.com.:80").unwrap()), "pay.example.com:80");
-    assert_eq!(tcp(&client.listener("192.0.2.1:6000").unwrap()).unwrap(), "outbound|6000||vip.example.com");
+    assert_eq!(
+        (tls.protocol, tls.api.is_none()),
+        (DeclaredProtocol::Tls, true)
+    );
+    assert_eq!(
+        routes(&client.listener("PAY.example.com.:80").unwrap()),
+        "pay.example.com:80"
+    );
+    assert_eq!(
+        tcp(&client.listener("192.0.2.1:6000").unwrap()).unwrap(),
+        "outbound|6000||vip.example.com"
+    );
     assert!(client.listener("[2001:db8::1]:6000").is_some());
-    assert_eq!(routes(&client.listener("198.51.100.2:5001").unwrap()), "bare.example.com:5000");
+    assert_eq!(
+        routes(&client.listener("198.51.100.2:5001").unwrap()),
+        "bare.example.com:5000"
+    );
     let endpoints = client.endpoints("outbound|5000||bare.example.com");
-    assert_eq!(endpoints.localities[0].endpoints.len(), 1, "the proxy's own port is nobody's endpoint");
+    assert_eq!(
+        endpoints.localities[0].endpoints.len(),
+        1,
+        "the proxy's own port is nobody's endpoint"
+    );
     let report: Vec<_> = mesh.problems.iter().map(ToString::to_string).collect();
-    assert!(report.iter().any(|line| line.contains("own ports")), "{report:?}");
+    assert!(
+        report.iter().any(|line| line.contains("own ports")),
+        "{report:?}"
+    );
     let far = As::sidecar(&mesh, "elsewhere", "other");
     assert!(far.listener("bare.example.com:5000").is_none());
     assert!(far.listener("198.51.100.2:5001").is_none());
@@ -143,12 +176,21 @@ spec:
 #[test]
 fn grpc_clients_get_an_api_listener_and_no_chains() {
     let mesh = good_mesh(&[SHOP]);
-    let grpc = foreign(ClientKind::Grpc, Dialect::Grpc { provider: None }, "default");
+    let grpc = foreign(
+        ClientKind::Grpc,
+        Dialect::Grpc { provider: None },
+        "default",
+    );
     let client = As::client(&mesh, grpc);
     let listener = client.listener("cart.shop.svc.cluster.local:8080").unwrap();
     assert!(listener.default_chain.is_none() && listener.chains.is_empty());
     assert_eq!(routes(&listener), "cart.shop.svc.cluster.local:8080");
-    assert!(client.cluster("outbound|8080||cart.shop.svc.cluster.local").tls.is_empty());
+    assert!(
+        client
+            .cluster("outbound|8080||cart.shop.svc.cluster.local")
+            .tls
+            .is_empty()
+    );
     assert!(client.listener("inbound").is_none());
     assert!(!client.has(ResourceType::Cluster, "inbound|80||"));
 }

@@ -27,12 +27,20 @@ spec:
 
 fn routes_of(mesh: &Arc<Mesh>, namespace: &str, name: &str) -> Vec<Route> {
     let client = As::sidecar(mesh, namespace, name);
-    client.table(&format!("{HOST}:8080")).virtual_hosts.remove(0).routes
+    client
+        .table(&format!("{HOST}:8080"))
+        .virtual_hosts
+        .remove(0)
+        .routes
 }
 
 fn targets(route: &Route) -> Vec<(String, u32)> {
     match &route.action {
-        RouteAction::Forward(forward) => forward.clusters.iter().map(|c| (c.name.clone(), c.weight)).collect(),
+        RouteAction::Forward(forward) => forward
+            .clusters
+            .iter()
+            .map(|c| (c.name.clone(), c.weight))
+            .collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -51,10 +59,25 @@ fn without_rules_a_host_is_routed_to_itself() {
     let table = client.table(&format!("{HOST}:8080"));
     assert_eq!(table.name, format!("{HOST}:8080"));
     let host = &table.virtual_hosts[0];
-    for domain in ["cart", "cart:8080", "cart.shop", "cart.shop.svc:8080", HOST, "10.96.0.10", "10.96.0.10:8080"] {
-        assert!(host.domains.iter().any(|d| d == domain), "{domain}: {:?}", host.domains);
+    for domain in [
+        "cart",
+        "cart:8080",
+        "cart.shop",
+        "cart.shop.svc:8080",
+        HOST,
+        "10.96.0.10",
+        "10.96.0.10:8080",
+    ] {
+        assert!(
+            host.domains.iter().any(|d| d == domain),
+            "{domain}: {:?}",
+            host.domains
+        );
     }
-    assert_eq!(targets(&host.routes[0]), [(format!("outbound|8080||{HOST}"), 1)]);
+    assert_eq!(
+        targets(&host.routes[0]),
+        [(format!("outbound|8080||{HOST}"), 1)]
+    );
     assert_eq!(forward(&host.routes[0]).retry, None);
     assert_eq!(forward(&host.routes[0]).timeout, None);
     let far = As::sidecar(&mesh, "elsewhere", "other").table(&format!("{HOST}:8080"));
@@ -82,12 +105,22 @@ http:
     );
     let mesh = good_mesh(&[SHOP, SUBSETS, &rules]);
     let routes = routes_of(&mesh, "shop", "storefront");
-    assert_eq!(routes.len(), 2, "what stands behind a catch-all is left out");
+    assert_eq!(
+        routes.len(),
+        2,
+        "what stands behind a catch-all is left out"
+    );
     assert_eq!(routes[0].name, "ab");
-    assert_eq!(targets(&routes[0]), [(format!("outbound|8080|v2|{HOST}"), 1)]);
+    assert_eq!(
+        targets(&routes[0]),
+        [(format!("outbound|8080|v2|{HOST}"), 1)]
+    );
     assert_eq!(routes[0].matches.path, PathMatch::Prefix("/a".into()));
     assert_eq!(routes[0].matches.headers[0].name, "x-user");
-    let weights = [(format!("outbound|8080|v1|{HOST}"), 70), (format!("outbound|8080|v2|{HOST}"), 30)];
+    let weights = [
+        (format!("outbound|8080|v1|{HOST}"), 70),
+        (format!("outbound|8080|v2|{HOST}"), 30),
+    ];
     assert_eq!(targets(&routes[1]), weights);
 }
 
@@ -105,7 +138,10 @@ http:
 "#,
     );
     let mesh = good_mesh(&[SHOP, SUBSETS, &rules]);
-    assert_eq!(targets(&routes_of(&mesh, "shop", "storefront")[0]), [(format!("outbound|8080|v2|{HOST}"), 100)]);
+    assert_eq!(
+        targets(&routes_of(&mesh, "shop", "storefront")[0]),
+        [(format!("outbound|8080|v2|{HOST}"), 100)]
+    );
 }
 
 #[test]
@@ -138,7 +174,10 @@ http:
     );
     let mesh = good_mesh(&[SHOP, &rules]);
     let routes = routes_of(&mesh, "shop", "storefront");
-    let paths: Vec<_> = routes.iter().map(|route| route.matches.path.clone()).collect();
+    let paths: Vec<_> = routes
+        .iter()
+        .map(|route| route.matches.path.clone())
+        .collect();
     let expected = [
         PathMatch::Regex("/x/[0-9]+".into()),
         PathMatch::Exact("/Y".into()),
@@ -152,7 +191,9 @@ http:
         assert!(!header(name).invert, "{name}");
     }
     assert_eq!(header("x-a").value, ValueMatch::Present);
-    assert!(matches!(&header("x-b").value, ValueMatch::String(m) if m.pattern == Pattern::Regex("b+".into())));
+    assert!(
+        matches!(&header("x-b").value, ValueMatch::String(m) if m.pattern == Pattern::Regex("b+".into()))
+    );
     assert!(header("x-c").invert && header("x-c").missing_as_empty);
     assert!(header("x-d").invert && !header("x-d").missing_as_empty);
     assert_eq!(all.query[0].name, "q");
@@ -194,20 +235,35 @@ http:
     assert_eq!(first.clusters[0].name, format!("outbound|7000||{HOST}"));
     assert_eq!(first.clusters[0].request_headers.add[0].name, "x-dest");
     let retry = first.retry.as_ref().unwrap();
-    assert_eq!((retry.retries, retry.per_try_timeout), (3, Some(Duration::from_millis(500))));
+    assert_eq!(
+        (retry.retries, retry.per_try_timeout),
+        (3, Some(Duration::from_millis(500)))
+    );
     assert_eq!(retry.status_codes, [429]);
-    assert!(retry.on.contains(&RetryOn::Http5xx) && retry.on.contains(&RetryOn::RetriableStatusCodes));
+    assert!(
+        retry.on.contains(&RetryOn::Http5xx) && retry.on.contains(&RetryOn::RetriableStatusCodes)
+    );
     let headers = &routes[0].request_headers;
     assert_eq!(headers.remove, ["x-gone"]);
     assert_eq!(headers.add[0].append, AppendAction::OverwriteIfExistsOrAdd);
     assert_eq!(headers.add[1].append, AppendAction::AppendIfExistsOrAdd);
     assert_eq!(routes[0].response_headers.add[0].name, "x-back");
     assert_eq!(forward(&routes[1]).retry.as_ref().unwrap().retries, 0);
-    let RouteAction::Redirect(redirect) = &routes[2].action else { panic!() };
-    assert_eq!((redirect.status, redirect.scheme.as_deref()), (308, Some("https")));
+    let RouteAction::Redirect(redirect) = &routes[2].action else {
+        panic!()
+    };
+    assert_eq!(
+        (redirect.status, redirect.scheme.as_deref()),
+        (308, Some("https"))
+    );
     assert_eq!(redirect.path, Some(RedirectPath::Full("/there".into())));
-    let RouteAction::Direct(direct) = &routes[3].action else { panic!() };
-    assert_eq!((direct.status, direct.body.as_slice()), (418, &b"teapot"[..]));
+    let RouteAction::Direct(direct) = &routes[3].action else {
+        panic!()
+    };
+    assert_eq!(
+        (direct.status, direct.body.as_slice()),
+        (418, &b"teapot"[..])
+    );
 }
 
 #[test]
@@ -225,7 +281,11 @@ http:
     );
     let mesh = mesh(&[SHOP, &rules]);
     assert_eq!(routes_of(&mesh, "shop", "storefront").len(), 1);
-    let problem = mesh.problems.iter().find(|p| p.reason.contains("withheld")).unwrap();
+    let problem = mesh
+        .problems
+        .iter()
+        .find(|p| p.reason.contains("withheld"))
+        .unwrap();
     assert_eq!(problem.object.as_deref(), Some("VirtualService shop/cart"));
     assert_eq!(problem.field, "spec.http[0].route[0].destination.host");
     assert_eq!(problem.file, "1.yaml");
@@ -234,16 +294,29 @@ http:
 #[test]
 fn producer_and_consumer() {
     let to = |namespace: &str, name: &str, subset: &str| {
-        let spec = format!("hosts: [{HOST}]\nhttp:\n- route: [{{destination: {{host: {HOST}, subset: {subset}}}}}]");
+        let spec = format!(
+            "hosts: [{HOST}]\nhttp:\n- route: [{{destination: {{host: {HOST}, subset: {subset}}}}}]"
+        );
         vs(namespace, name, &spec)
     };
     let (producer, consumer) = (to("shop", "cart", "v1"), to("elsewhere", "mine", "v2"));
     let mesh = good_mesh(&[SHOP, SUBSETS, &producer, &consumer]);
-    assert!(targets(&routes_of(&mesh, "shop", "storefront")[0])[0].0.contains("|v1|"));
-    assert!(targets(&routes_of(&mesh, "elsewhere", "other")[0])[0].0.contains("|v2|"));
+    assert!(
+        targets(&routes_of(&mesh, "shop", "storefront")[0])[0]
+            .0
+            .contains("|v1|")
+    );
+    assert!(
+        targets(&routes_of(&mesh, "elsewhere", "other")[0])[0]
+            .0
+            .contains("|v2|")
+    );
     let consumer_only = good_mesh(&[SHOP, SUBSETS, &consumer]);
     let routes = routes_of(&consumer_only, "shop", "storefront");
-    assert_eq!(routes[0].name, "default", "nobody takes over a foreign host");
+    assert_eq!(
+        routes[0].name, "default",
+        "nobody takes over a foreign host"
+    );
 }
 
 #[test]
@@ -262,15 +335,37 @@ fn what_is_not_exported_is_not_seen() {
 fn rules_of_one_namespace_merge_with_catch_alls_last() {
     let rule = |name: &str, created: &str, rules: &str| {
         let text = vs("shop", name, &format!("hosts: [cart]\nhttp:\n{rules}"));
-        text.replace("namespace: shop}", &format!("namespace: shop, creationTimestamp: \"{created}\"}}"))
+        text.replace(
+            "namespace: shop}",
+            &format!("namespace: shop, creationTimestamp: \"{created}\"}}"),
+        )
     };
     let route = "route: [{destination: {host: cart}}]";
-    let young = rule("a-young", "2026-02-01T00:00:00Z", &format!("- name: young\n  match: [{{uri: {{prefix: /y}}}}]\n  {route}\n- name: young-all\n  {route}"));
-    let old = rule("z-old", "2026-01-01T00:00:00Z", &format!("- name: old\n  match: [{{uri: {{prefix: /o}}}}]\n  {route}\n- name: old-all\n  {route}"));
+    let young = rule(
+        "a-young",
+        "2026-02-01T00:00:00Z",
+        &format!(
+            "- name: young\n  match: [{{uri: {{prefix: /y}}}}]\n  {route}\n- name: young-all\n  {route}"
+        ),
+    );
+    let old = rule(
+        "z-old",
+        "2026-01-01T00:00:00Z",
+        &format!(
+            "- name: old\n  match: [{{uri: {{prefix: /o}}}}]\n  {route}\n- name: old-all\n  {route}"
+        ),
+    );
     let mesh = good_mesh(&[SHOP, &young, &old]);
-    let names: Vec<_> = routes_of(&mesh, "shop", "storefront").into_iter().map(|r| r.name).collect();
+    let names: Vec<_> = routes_of(&mesh, "shop", "storefront")
+        .into_iter()
+        .map(|r| r.name)
+        .collect();
     assert_eq!(names, ["old", "young", "old-all"]);
-    assert!(mesh.problems.iter().any(|p| p.reason.contains("also routed")));
+    assert!(
+        mesh.problems
+            .iter()
+            .any(|p| p.reason.contains("also routed"))
+    );
 }
 
 #[test]
@@ -285,6 +380,12 @@ fn a_host_that_only_rules_know() {
     let listener = client.listener("api.example.com:80").unwrap();
     assert!(listener.api.is_some() && listener.default_chain.is_none());
     let table = client.table("api.example.com:80");
-    assert_eq!(table.virtual_hosts[0].domains, ["api.example.com", "api.example.com:80"]);
-    assert_eq!(targets(&table.virtual_hosts[0].routes[0])[0].0, format!("outbound|8080||{HOST}"));
+    assert_eq!(
+        table.virtual_hosts[0].domains,
+        ["api.example.com", "api.example.com:80"]
+    );
+    assert_eq!(
+        targets(&table.virtual_hosts[0].routes[0])[0].0,
+        format!("outbound|8080||{HOST}")
+    );
 }

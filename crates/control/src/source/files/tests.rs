@@ -4,11 +4,17 @@ use std::os::unix::fs::symlink;
 use super::*;
 
 fn service(name: &str, port: u16) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.0.0.1, ports: [{{port: {port}}}]}}\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.0.0.1, ports: [{{port: {port}}}]}}\n"
+    )
 }
 
 fn names(objects: &Objects) -> Vec<String> {
-    objects.objects.iter().map(|sourced| sourced.object.meta().name.name.clone()).collect()
+    objects
+        .objects
+        .iter()
+        .map(|sourced| sourced.object.meta().name.name.clone())
+        .collect()
 }
 
 #[test]
@@ -30,7 +36,11 @@ fn writes_renames_and_deletions_are_seen() {
     assert!(files.look().unwrap());
     assert_eq!(names(&files.objects()), ["three"]);
     fs::create_dir(path("sub")).unwrap();
-    fs::write(path("sub/c.json"), r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}"#).unwrap();
+    fs::write(
+        path("sub/c.json"),
+        r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}"#,
+    )
+    .unwrap();
     assert!(files.look().unwrap());
     assert_eq!(names(&files.objects()), ["three", "n"]);
     fs::remove_file(path("a.yaml")).unwrap();
@@ -50,7 +60,11 @@ fn a_config_map_swaps_by_symlink() {
     symlink("..1", path("..data")).unwrap();
     symlink("..data/mesh.yaml", path("mesh.yaml")).unwrap();
     let mut files = Files::open(folder.path()).unwrap();
-    assert_eq!(names(&files.objects()), ["one"], "once, not also by its target's path");
+    assert_eq!(
+        names(&files.objects()),
+        ["one"],
+        "once, not also by its target's path"
+    );
     symlink("..2", path("..data_tmp")).unwrap();
     fs::rename(path("..data_tmp"), path("..data")).unwrap();
     assert!(files.look().unwrap());
@@ -75,10 +89,20 @@ fn a_folder_that_vanishes_takes_nothing_with_it() {
 fn what_is_too_large_or_not_text_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let file = fs::File::create(folder.path().join("big.yaml")).unwrap();
-    file.set_len(super::super::scan::MAX_FILE_BYTES + 1).unwrap();
+    file.set_len(super::super::scan::MAX_FILE_BYTES + 1)
+        .unwrap();
     fs::write(folder.path().join("bytes.yaml"), [0xff, 0xfe]).unwrap();
-    let report: String = Files::open(folder.path()).unwrap().objects().problems.iter().map(|p| format!("{p}\n")).collect();
-    assert!(report.contains("big.yaml") && report.contains("bytes.yaml"), "{report}");
+    let report: String = Files::open(folder.path())
+        .unwrap()
+        .objects()
+        .problems
+        .iter()
+        .map(|p| format!("{p}\n"))
+        .collect();
+    assert!(
+        report.contains("big.yaml") && report.contains("bytes.yaml"),
+        "{report}"
+    );
 }
 
 #[tokio::test]
@@ -89,8 +113,14 @@ async fn followers_are_told() {
     for name in ["one", "two"] {
         fs::write(folder.path().join("a.yaml"), service(name, 1)).unwrap();
         // A write is a truncation first: an empty file may be seen in between.
-        objects.wait_for(|objects| names(objects) == [name]).await.unwrap();
+        objects
+            .wait_for(|objects| names(objects) == [name])
+            .await
+            .unwrap();
     }
     fs::remove_file(folder.path().join("a.yaml")).unwrap();
-    objects.wait_for(|objects| names(objects).is_empty()).await.unwrap();
+    objects
+        .wait_for(|objects| names(objects).is_empty())
+        .await
+        .unwrap();
 }

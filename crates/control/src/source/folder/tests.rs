@@ -1,16 +1,26 @@
 use super::*;
 
 fn service(name: &str, port: u16) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.0.0.1, ports: [{{port: {port}}}]}}\n---\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.0.0.1, ports: [{{port: {port}}}]}}\n---\n"
+    )
 }
 
 fn names(folder: &Folder) -> Vec<String> {
-    folder.objects().objects.iter().map(|sourced| sourced.object.meta().name.name.clone()).collect()
+    folder
+        .objects()
+        .objects
+        .iter()
+        .map(|sourced| sourced.object.meta().name.name.clone())
+        .collect()
 }
 
 fn port(folder: &Folder, name: &str) -> u16 {
     let objects = folder.objects().objects;
-    let found = objects.iter().find(|sourced| sourced.object.meta().name.name == name).unwrap();
+    let found = objects
+        .iter()
+        .find(|sourced| sourced.object.meta().name.name == name)
+        .unwrap();
     match &*found.object {
         Object::Service(service) => service.ports[0].port,
         other => panic!("{other:?}"),
@@ -18,7 +28,12 @@ fn port(folder: &Folder, name: &str) -> u16 {
 }
 
 fn report(folder: &Folder) -> String {
-    folder.objects().problems.iter().map(|problem| format!("{problem}\n")).collect()
+    folder
+        .objects()
+        .problems
+        .iter()
+        .map(|problem| format!("{problem}\n"))
+        .collect()
 }
 
 fn put(folder: &mut Folder, path: &str, text: &str) -> bool {
@@ -28,8 +43,15 @@ fn put(folder: &mut Folder, path: &str, text: &str) -> bool {
 #[test]
 fn documents_come_and_go_with_their_files() {
     let mut folder = Folder::default();
-    assert!(put(&mut folder, "b.yaml", &(service("x", 1) + &service("w", 1))));
-    assert!(!put(&mut folder, "b.yaml", &(service("x", 1) + &service("w", 1))), "nothing new");
+    assert!(put(
+        &mut folder,
+        "b.yaml",
+        &(service("x", 1) + &service("w", 1))
+    ));
+    assert!(
+        !put(&mut folder, "b.yaml", &(service("x", 1) + &service("w", 1))),
+        "nothing new"
+    );
     assert!(put(&mut folder, "a.yaml", &service("z", 1)));
     assert_eq!(names(&folder), ["z", "x", "w"], "by path, then by place");
     put(&mut folder, "b.yaml", &service("w", 2));
@@ -48,10 +70,22 @@ fn a_broken_object_keeps_its_last_good_version() {
     let broken = service("x", 2).replace("port: 2", "port: 99999");
     put(&mut folder, "a.yaml", &(broken.clone() + &service("w", 2)));
     assert_eq!((port(&folder, "x"), port(&folder, "w")), (1, 2));
-    assert!(report(&folder).contains("Service shop/x"), "{}", report(&folder));
-    assert!(report(&folder).contains("last good version"), "{}", report(&folder));
+    assert!(
+        report(&folder).contains("Service shop/x"),
+        "{}",
+        report(&folder)
+    );
+    assert!(
+        report(&folder).contains("last good version"),
+        "{}",
+        report(&folder)
+    );
     put(&mut folder, "a.yaml", &(broken + &service("w", 3)));
-    assert_eq!((port(&folder, "x"), port(&folder, "w")), (1, 3), "kept as long as it is broken");
+    assert_eq!(
+        (port(&folder, "x"), port(&folder, "w")),
+        (1, 3),
+        "kept as long as it is broken"
+    );
     put(&mut folder, "a.yaml", &service("w", 3));
     assert_eq!(names(&folder), ["w"], "taken out, it is gone");
     assert_eq!(report(&folder), "");
@@ -61,13 +95,26 @@ fn a_broken_object_keeps_its_last_good_version() {
 fn an_empty_or_half_written_file_removes_nothing() {
     let mut folder = Folder::default();
     put(&mut folder, "a.yaml", &(service("x", 1) + &service("w", 1)));
-    for half in ["", "  \n", "kind: Serv\napiVersion: [", "apiVersion: v1\nkind: Service\nmetadata: {na"] {
+    for half in [
+        "",
+        "  \n",
+        "kind: Serv\napiVersion: [",
+        "apiVersion: v1\nkind: Service\nmetadata: {na",
+    ] {
         put(&mut folder, "a.yaml", half);
         assert_eq!(names(&folder), ["x", "w"], "{half:?}");
         assert!(!report(&folder).is_empty(), "{half:?}");
     }
-    put(&mut folder, "a.yaml", &(service("x", 5) + "kind: Serv\napiVersion: ["));
-    assert_eq!((port(&folder, "x"), port(&folder, "w")), (5, 1), "what is good already counts");
+    put(
+        &mut folder,
+        "a.yaml",
+        &(service("x", 5) + "kind: Serv\napiVersion: ["),
+    );
+    assert_eq!(
+        (port(&folder, "x"), port(&folder, "w")),
+        (5, 1),
+        "what is good already counts"
+    );
     folder.put("a.yaml", Err("cannot be read: denied".to_owned()));
     assert_eq!(names(&folder), ["x", "w"]);
     assert!(report(&folder).contains("denied"));
@@ -91,8 +138,16 @@ fn the_first_of_two_wins_and_both_are_reported() {
     put(&mut folder, "a.yaml", &service("x", 1));
     assert_eq!(port(&folder, "x"), 1);
     let lines = report(&folder);
-    assert!(lines.contains("b.yaml: error: Service shop/x: metadata.name: is already declared in a.yaml"), "{lines}");
-    assert!(lines.contains("a.yaml: error: Service shop/x: metadata.name: is declared again in b.yaml"), "{lines}");
+    assert!(
+        lines.contains(
+            "b.yaml: error: Service shop/x: metadata.name: is already declared in a.yaml"
+        ),
+        "{lines}"
+    );
+    assert!(
+        lines.contains("a.yaml: error: Service shop/x: metadata.name: is declared again in b.yaml"),
+        "{lines}"
+    );
     folder.remove("a.yaml");
     assert_eq!(port(&folder, "x"), 2);
     assert_eq!(report(&folder), "");

@@ -1,0 +1,122 @@
+use std::sync::Arc;
+
+use tasuki_resources::NamespacedName;
+
+use super::*;
+use crate::snapshot::tests::{SHOP, good_mesh, mesh};
+
+fn report(mesh: &Mesh) -> String {
+    mesh.problems
+        .iter()
+        .map(|problem| format!("{problem}\n"))
+        .collect()
+}
+
+#[test]
+fn a_port_takes_its_protocol_from_the_service_in_front_of_it() {
+    let mesh = good_mesh(&[SHOP]);
+    let workload = mesh
+        .workloads
+        .get(&NamespacedName::new("shop", "cart-v1"))
+        .unwrap();
+    let ports = mesh.workload_ports(workload);
+    assert_eq!(ports[&80], DeclaredProtocol::Http, "by its name, web");
+    assert_eq!(ports[&9000], DeclaredProtocol::Tcp);
+    assert_eq!(ports[&7000], DeclaredProtocol::Auto);
+    assert_eq!(mesh.workload_port(workload, 1234), DeclaredProtocol::Auto);
+}
+
+#[test]
+fn pods_that_are_not_ready_have_ports_but_no_traffic() {
+    let starting = SHOP.replace(
+        "podIP: 10.1.0.1, conditions: [{type: Ready, status: \"True\"}]",
+        "podIP: 10.1.0.1, conditions: [{type: Ready, status: \"False\"}]",
+    );
+    let mesh = good_mesh(&[&starting]);
+    let service = mesh.services.exact("cart.shop.svc.cluster.local").unwrap();
+    assert_eq!(service.backends(8080).len(), 1);
+    let workload = mesh
+        .workloads
+        .get(&NamespacedName::new("shop", "cart-v1"))
+        .unwrap();
+    assert_eq!(mesh.workload_port(workload, 80), DeclaredProtocol::Http);
+}
+
+#[test]
+fn one_address_one_service() {
+    let second = "apiVersion: v1\nkind: Service\nmetadata: {name: thief, namespace: shop}\nspec: {clusterIP: 10.96.0.10, ports: [{port: 8080}]}\n";
+    let mesh = mesh(&[SHOP, second]);
+    let address = "10.96.0.10".parse().unwrap();
+    assert_eq!(
+        mesh.services.at(address, 8080, "shop").unwrap().name,
+        "cart"
+    );
+    assert!(
+        report(&mesh).contains("1.yaml: error: Service shop/thief: spec: 10.96.0.10 port 8080"),
+        "{}",
+        report(&mesh)
+    );
+}
+
+#[test]
+fn a_service_entry_cannot_take_over_a_service() {
+    let entry = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: thief, namespace: elsewhere}
+spec:
+  hosts: [cart.shop.svc.cluster.local]
+  ports: [{number: 8080, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.66}]
+"#;
+    let mesh = mesh(&[entry, SHOP]);
+    let service = mesh.services.exact("cart.shop.svc.cluster.local").unwrap();
+    assert_eq!(service.namespace, "shop");
+    assert!(
+        report(&mesh).contains("already declared by shop/cart"),
+        "{}",
+        report(&mesh)
+    );
+}
+
+#[test]
+fn references_to_nothing_are_reported_with_their_file() {
+    let rules = r#"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: cart, namespace: shop}
+spec:
+  hosts: [cart]
+  gateways: [mesh, shop/nowhere]
+  http:
+  - route: [{destination: {host: cart, subset: v9, port: {number: 8080}}}]
+"#;
+    let text = report(&mesh(&[SHOP, rules]));
+    assert!(
+        text.contains(
+            "1.yaml: error: VirtualService shop/cart: spec.http[0].route[0].destination.subset"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("there is no Gateway shop/nowhere"), "{text}");
+}
+
+#[test]
+fn two_thousand_services_are_one_mesh() {
+    let mut text = String::new();
+    for i in 0..2000 {
+        text.push_str(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s{i}, namespace: big}}\nspec: {{clusterIP: 10.{}.{}.1, selector: {{app: a{i}}}, ports: [{{name: http, port: 80}}]}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{i}, namespace: big, labels: {{app: a{i}}}}}\nspec: {{containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIP: 172.16.{}.{}}}\n---\n",
+            i / 250, i % 250, i / 250, i % 250
+        ));
+    }
+    let mesh = good_mesh(&[&text]);
+    assert_eq!(mesh.services.iter().count(), 2000);
+    let last: Arc<_> = mesh
+        .services
+        .exact("s1999.big.svc.cluster.local")
+        .unwrap()
+        .clone();
+    assert_eq!(last.backends(80).len(), 1);
+}
