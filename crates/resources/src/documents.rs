@@ -233,50 +233,21 @@ fn read(path: &str, node: &Node, kind: Kind) -> Document {
 
 /// Name and namespace, checked as Kubernetes would.
 fn identity(path: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Box<Problem>> {
-    let meta = node.get("metadata");
-    let text = |name: &str| meta.and_then(|m| m.get(name)).and_then(Node::as_str);
-    let fail = |field: &str, reason: String, expected: &str| {
-        let mut problem = Problem::error(path, field, reason);
-        let line = meta
-            .and_then(|m| m.get(field.trim_start_matches("metadata.")))
-            .or(meta)
-            .unwrap_or(node)
-            .line;
-        problem.line = (line > 0).then_some(line);
-        problem.object = Some(format!("{kind} {}", text("name").unwrap_or("?")));
-        problem.expected = expected.to_owned();
-        Err(Box::new(problem))
-    };
-    for (field, path) in [
-        ("name", "metadata.name"),
-        ("namespace", "metadata.namespace"),
-    ] {
-        let tree = meta
-            .and_then(|m| m.get(field))
-            .map_or(&Tree::Null, |node| &node.tree);
-        if !matches!(tree, Tree::Null | Tree::String(_)) {
-            return fail(
-                path,
-                format!("a string is wanted, this is {}", tree.kind()),
-                "put it in quotes",
-            );
-        }
+    let name = metadata_text(path, node, kind, "name")?.unwrap_or_default();
+    let fail =
+        |field, reason: String, expected| Err(misnamed(path, node, kind, field, reason, expected));
+    if name.is_empty() {
+        return fail("name", "is missing".to_owned(), "every object needs a name");
     }
-    let Some(name) = text("name").filter(|name| !name.is_empty()) else {
-        return fail(
-            "metadata.name",
-            "is missing".to_owned(),
-            "every object needs a name",
-        );
-    };
     if !is_dns_subdomain(name) {
+        let reason = format!("{name:?} is not a name");
         return fail(
-            "metadata.name",
-            format!("{name:?} is not a name"),
+            "name",
+            reason,
             "write lower-case letters, digits, dashes and dots",
         );
     }
-    let namespace = match (kind, text("namespace")) {
+    let namespace = match (kind, metadata_text(path, node, kind, "namespace")?) {
         (Kind::Namespace, _) => "",
         (_, None | Some("")) => DEFAULT_NAMESPACE,
         (_, Some(namespace)) => namespace,
@@ -284,7 +255,7 @@ fn identity(path: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Box<Proble
     if !namespace.is_empty() && !is_dns_label(namespace) {
         let reason = format!("{namespace:?} is not a namespace");
         return fail(
-            "metadata.namespace",
+            "namespace",
             reason,
             "write lower-case letters, digits and dashes",
         );
@@ -294,6 +265,57 @@ fn identity(path: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Box<Proble
         namespace: namespace.to_owned(),
         name: name.to_owned(),
     })
+}
+
+/// A string of `metadata`, or the problem that it is none (`name: on` is a boolean).
+fn metadata_text<'a>(
+    path: &str,
+    node: &'a Node,
+    kind: Kind,
+    field: &str,
+) -> Result<Option<&'a str>, Box<Problem>> {
+    match node
+        .get("metadata")
+        .and_then(|m| m.get(field))
+        .map(|n| &n.tree)
+    {
+        None | Some(Tree::Null) => Ok(None),
+        Some(Tree::String(text)) => Ok(Some(text)),
+        Some(other) => {
+            let reason = format!("a string is wanted, this is {}", other.kind());
+            Err(misnamed(
+                path,
+                node,
+                kind,
+                field,
+                reason,
+                "put it in quotes",
+            ))
+        }
+    }
+}
+
+/// A problem of an object's name or namespace.
+fn misnamed(
+    path: &str,
+    node: &Node,
+    kind: Kind,
+    field: &str,
+    reason: String,
+    expected: &str,
+) -> Box<Problem> {
+    let meta = node.get("metadata");
+    let mut problem = Problem::error(path, format!("metadata.{field}"), reason);
+    let line = meta
+        .and_then(|m| m.get(field))
+        .or(meta)
+        .unwrap_or(node)
+        .line;
+    problem.line = (line > 0).then_some(line);
+    let name = meta.and_then(|m| m.get("name")).and_then(Node::as_str);
+    problem.object = Some(format!("{kind} {}", name.unwrap_or("?")));
+    problem.expected = expected.to_owned();
+    Box::new(problem)
 }
 
 fn read_kind(kind: Kind, root: Fields<'_>, meta: Metadata) -> Option<Object> {

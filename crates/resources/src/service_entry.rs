@@ -108,23 +108,7 @@ pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<ServiceEn
         .get("endpoints")
         .map(|v| read_endpoints(&v, resolution, &ports))
         .unwrap_or_default();
-    match resolution {
-        Some(Resolution::Static) if !spec.has("endpoints") && !spec.has("workloadSelector") => {
-            spec.error_at(
-                "endpoints",
-                "is missing",
-                "STATIC needs the addresses behind the host",
-            );
-        }
-        Some(Resolution::Dns) if endpoints.is_empty() && hosts.iter().any(Host::is_wildcard) => {
-            spec.error_at(
-                "hosts",
-                "a wildcard cannot be resolved",
-                "with DNS give full names, or endpoints",
-            );
-        }
-        _ => {}
-    }
+    check_resolution(&spec, resolution, &hosts, endpoints.is_empty());
     let location = spec.get("location").and_then(|v| {
         v.choice(&[
             ("MESH_EXTERNAL", Location::External),
@@ -144,6 +128,32 @@ pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<ServiceEn
         endpoints,
         export_to,
     })
+}
+
+/// What each resolution needs in order to find an address.
+fn check_resolution(
+    spec: &Fields<'_>,
+    resolution: Option<Resolution>,
+    hosts: &[Host],
+    no_endpoints: bool,
+) {
+    match resolution {
+        Some(Resolution::Static) if !spec.has("endpoints") && !spec.has("workloadSelector") => {
+            spec.error_at(
+                "endpoints",
+                "is missing",
+                "STATIC needs the addresses behind the host",
+            );
+        }
+        Some(Resolution::Dns) if no_endpoints && hosts.iter().any(Host::is_wildcard) => {
+            spec.error_at(
+                "hosts",
+                "a wildcard cannot be resolved",
+                "with DNS give full names, or endpoints",
+            );
+        }
+        _ => {}
+    }
 }
 
 /// Checked as Istio does, so that the message is about the mistake rather than about what is missing here.

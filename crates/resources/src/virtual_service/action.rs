@@ -255,14 +255,6 @@ fn read_redirect(value: &Value<'_>) -> Option<Redirect> {
             "one redirect does one of these",
         );
     }
-    let full = fields
-        .get("uri")
-        .and_then(|v| path(&v))
-        .map(RedirectPath::Full);
-    let prefix = fields
-        .get("prefixRewrite")
-        .and_then(|v| path(&v))
-        .map(RedirectPath::Prefix);
     let derived = fields.get("derivePort").and_then(|v| {
         v.choice(&[
             ("FROM_PROTOCOL_DEFAULT", RedirectPort::FromScheme),
@@ -273,18 +265,7 @@ fn read_redirect(value: &Value<'_>) -> Option<Redirect> {
         .get("port")
         .and_then(|v| v.port())
         .map(RedirectPort::Number);
-    let codes = [301, 302, 303, 307, 308];
-    let status = fields.get("redirectCode").and_then(|v| {
-        let code = v.u32()?;
-        let known = codes.into_iter().find(|c| u32::from(*c) == code);
-        if known.is_none() {
-            v.error(
-                format!("{code} does not redirect"),
-                "write 301, 302, 303, 307 or 308",
-            );
-        }
-        known
-    });
+    let status = fields.get("redirectCode").and_then(|v| redirect_status(&v));
     let scheme = fields.get("scheme").and_then(|v| {
         let text = v.text()?;
         if !["http", "https"].contains(&text) {
@@ -293,15 +274,36 @@ fn read_redirect(value: &Value<'_>) -> Option<Redirect> {
         Some(text.to_owned())
     });
     let authority = fields.get("authority").and_then(|v| authority(&v));
+    let full = fields
+        .get("uri")
+        .and_then(|v| path(&v))
+        .map(RedirectPath::Full);
+    let prefix = fields
+        .get("prefixRewrite")
+        .and_then(|v| path(&v))
+        .map(RedirectPath::Prefix);
     fields.finish();
-    let redirect = Redirect {
+    Some(Redirect {
         scheme,
         authority,
         port: number.or(derived),
         path: full.or(prefix),
         status: status.unwrap_or(301),
-    };
-    Some(redirect)
+    })
+}
+
+fn redirect_status(value: &Value<'_>) -> Option<u16> {
+    let code = value.u32()?;
+    let known = [301, 302, 303, 307, 308]
+        .into_iter()
+        .find(|c| u32::from(*c) == code);
+    if known.is_none() {
+        value.error(
+            format!("{code} does not redirect"),
+            "write 301, 302, 303, 307 or 308",
+        );
+    }
+    known
 }
 
 /// Largest body of a direct response; Istio's bound.
