@@ -13,11 +13,20 @@ use crate::ads::Clients;
 use crate::catalog::Published;
 use crate::mesh::Mesh;
 
-/// The admin server's routes.
-pub fn routes(published: &Arc<Published>, clients: &Arc<Clients>, registry: &Registry) -> Routes {
+/// The admin server's routes. Registers `tasuki_xds_clients`, which is counted when it is asked for.
+///
+/// # Errors
+/// When the registry already has it.
+pub fn routes(
+    published: &Arc<Published>,
+    clients: &Arc<Clients>,
+    registry: &Registry,
+) -> prometheus::Result<Routes> {
+    let connected = IntGauge::new("tasuki_xds_clients", "Clients that are connected now.")?;
+    registry.register(Box::new(connected.clone()))?;
     let (resources, metrics_of) = (published.clone(), registry.clone());
-    let listed = clients.clone();
-    Routes::new()
+    let (listed, counted) = (clients.clone(), clients.clone());
+    let routes = Routes::new()
         // Everything is there before the port is open.
         .get("/ready", |_| async {
             Response::text(StatusCode::OK, "ready\n")
