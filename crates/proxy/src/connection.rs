@@ -62,9 +62,16 @@ pub struct Connection {
     destination: RefCell<Destination>,
 }
 
-/// What the configuration says about the connection; outbound it is looked up again when the snapshot moves on.
+/// What the configuration says about the connection; it is looked up again when the snapshot moves on.
 enum Destination {
-    Inbound(Option<Arc<Chain>>),
+    /// Not chosen yet.
+    Arriving,
+    Inbound {
+        generation: u64,
+        /// What the chain was chosen by.
+        spoken: Spoken,
+        chain: Arc<Chain>,
+    },
     Outbound {
         generation: u64,
         name: ListenerName,
@@ -79,10 +86,8 @@ enum Destination {
 impl std::fmt::Debug for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Inbound(chain) => f
-                .debug_tuple("Inbound")
-                .field(&chain.as_ref().map(|chain| &chain.name))
-                .finish(),
+            Self::Arriving => f.write_str("Arriving"),
+            Self::Inbound { chain, .. } => f.debug_tuple("Inbound").field(&chain.name).finish(),
             Self::Outbound { name, .. } => f.debug_tuple("Outbound").field(name).finish(),
             Self::Gateway { listener, .. } => {
                 f.debug_tuple("Gateway").field(&listener.name).finish()
@@ -170,11 +175,38 @@ impl Connection {
         }
     }
 
-    /// The chain of the workload's port; inbound only.
-    pub fn chain(&self) -> Option<Arc<Chain>> {
-        match &*self.destination.borrow() {
-            Destination::Inbound(chain) => chain.clone(),
-            Destination::Outbound { .. } | Destination::Gateway { .. } => None,
+    /// The chain of the workload's port as it is now; inbound only. Connections between sidecars live for days, so
+    /// a policy that only new connections saw would hardly ever take effect.
+    ///
+    /// # Errors
+    /// [`Error::IdentityRequired`] when the port has become STRICT and this connection proved nothing.
+    pub fn chain(&self, state: &State) -> Result<Arc<Chain>, Error> {
+        let Destination::Inbound {
+            generation,
+            spoken,
+            chain,
+        } = &mut *self.destination.borrow_mut()
+        else {
+            return Err(Error::NoRoute);
+        };
+        if *generation != state.generation() {
+            let snapshot = state.snapshot();
+            if let Some(inbound) = &snapshot.inbound {
+                let now = inbound.select(self.original_dst.port(), spoken);
+                let now = now.filter(|now| self.may_stay(now));
+                *chain = now.ok_or(Error::IdentityRequired)?.clone();
+            }
+            *generation = snapshot.generation;
+        }
+        Ok(chain.clone())
+    }
+
+    /// Whether the connection, as it was made, is one that `chain` would take.
+    fn may_stay(&self, chain: &Chain) -> bool {
+        match (&chain.tls, &self.tls) {
+            (None, None) => true,
+            (Some(tls), Some(_)) => !tls.require_client_certificate || self.identity().is_some(),
+            (Some(_), None) | (None, Some(_)) => false,
         }
     }
 
@@ -552,7 +584,7 @@ async fn arrive(
         Direction::Inbound,
         peer,
         destination,
-        Destination::Inbound(None),
+        Destination::Arriving,
     );
     conn.application = application;
     if worker.refuses(application) {
@@ -563,6 +595,7 @@ async fn arrive(
         // Before the control plane has said who may come in, nobody may.
         return tcp::refuse(&worker, &conn, &stream, &Error::Disconnected);
     };
+    let generation = snapshot.generation;
     drop(snapshot);
     let port = destination.port();
     let ask = inbound.ask(port);
@@ -590,7 +623,7 @@ async fn arrive(
     let Some(chain) = inbound.select(port, &spoken).cloned() else {
         return tcp::refuse(&worker, &conn, stream.socket(), &Error::IdentityRequired);
     };
-    enter(worker, conn, stream, chain, spoken, leg).await;
+    enter(worker, conn, stream, (generation, chain), spoken, leg).await;
 }
 
 /// Ends TLS where the chain says so, then the itinerary.
@@ -598,7 +631,7 @@ async fn enter(
     worker: Rc<Worker>,
     mut conn: Connection,
     mut stream: Stream,
-    chain: Arc<Chain>,
+    (generation, chain): (u64, Arc<Chain>),
     spoken: Spoken,
     leg: Option<Leg>,
 ) {
@@ -622,10 +655,14 @@ async fn enter(
         };
         conn.tls = Some(peer_tls);
         stream = inside;
-    } else if let Spoken::Tls(hello) = spoken {
-        conn.passed_server_name = hello.server_name;
+    } else if let Spoken::Tls(hello) = &spoken {
+        conn.passed_server_name = hello.server_name.clone();
     }
-    conn.destination = RefCell::new(Destination::Inbound(Some(chain.clone())));
+    conn.destination = RefCell::new(Destination::Inbound {
+        generation,
+        spoken,
+        chain: chain.clone(),
+    });
     match chain.kind {
         Kind::Http => http::serve(worker, Rc::new(conn), stream, version).await,
         Kind::Tcp => {

@@ -77,7 +77,7 @@ impl ControlPlane {
         })
     }
 
-    /// Opens a connection. `certificate` is shown over TLS; `roots` verify the server when no file was given.
+    /// Opens a connection. `certificate` is shown over TLS; `roots` verify the server, beside the file's if one was given.
     ///
     /// # Errors
     /// When the control plane cannot be reached or not be verified.
@@ -112,10 +112,12 @@ impl ControlPlane {
         certificate: Option<&WorkloadCertificate>,
         roots: Option<Roots>,
     ) -> Result<Arc<rustls::ClientConfig>, Error> {
-        let roots = match &self.ca {
-            // Read each time: a rotation replaces the file.
-            Some(file) => Roots::from_file(file)?,
-            None => roots.ok_or(Error::NoRoots)?,
+        let roots = match (&self.ca, roots) {
+            // Read each time: a rotation may replace the file. The bundle is trusted beside it, since the file may be a copy
+            // that no rotation reaches; it came over a connection that an earlier root vouched for.
+            (Some(file), Some(roots)) => Roots::from_file(file)?.union(&roots),
+            (Some(file), None) => Roots::from_file(file)?,
+            (None, roots) => roots.ok_or(Error::NoRoots)?,
         };
         Ok(client_config(
             certificate,

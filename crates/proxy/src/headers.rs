@@ -209,11 +209,12 @@ pub fn set_path(uri: &mut Uri, path: PathAndQuery) {
 
 /// Removes what concerns one connection only (RFC 9110 section 7.6.1), `te: trailers` excepted.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.remove(header::CONNECTION) {
-        for name in connection.as_bytes().split(|b| *b == b',') {
-            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
-                headers.remove(name);
-            }
+    // `remove` would hand out the first of several lines only.
+    let connection: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    headers.remove(header::CONNECTION);
+    for name in connection.iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')) {
+        if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+            headers.remove(name);
         }
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::PROXY_AUTHENTICATE] {

@@ -39,7 +39,7 @@ pub async fn handle(
     interim: &Interim,
     record: &mut RequestRecord,
 ) -> Result<Response<Body>, Error> {
-    let chain = conn.chain().ok_or(Error::NoRoute)?;
+    let chain = conn.chain(&worker.state)?;
     let (mut parts, body) = request.into_parts();
     introduce(worker, conn, &parts, record);
     let permitted = chain.authorizer.admit(&conn.source(), &mut parts)?;
