@@ -5,9 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tasuki_xds::model::cluster::Discovery;
+use tasuki_xds::model::listener::Filter;
+use tasuki_xds::model::route::{Route, RouteAction};
+use tasuki_xds::model::{Listener, RouteConfiguration};
 
 use crate::cluster::Cluster;
 use crate::settings::Settings;
+use crate::state::dependencies::inline_routes;
 use crate::state::{Outbound, Snapshot, State, TcpTarget};
 
 /// Everything.
@@ -20,7 +24,7 @@ pub fn config(snapshot: &Snapshot) -> Value {
         "generation": snapshot.generation,
         "workload": format!("{:?}", snapshot.workload),
         "identity": snapshot.identity.as_ref().map(|identity| identity.id().to_string()),
-        "inbound": snapshot.inbound.as_ref().map(|inbound| format!("{inbound:?}")),
+        "inbound": snapshot.inbound_source.as_deref().map(inbound),
         "passthrough": self::outbound(&snapshot.passthrough),
         "outbound": outbound.into_iter().map(|o| self::outbound(o)).collect::<Vec<_>>(),
         "gateway": gateway.into_iter().map(|listener| json!({
@@ -32,11 +36,14 @@ pub fn config(snapshot: &Snapshot) -> Value {
     })
 }
 
-fn outbound(outbound: &Arc<Outbound>) -> Value {
+fn outbound(outbound: &Outbound) -> Value {
+    let source = outbound.source.as_ref();
     json!({
         "name": outbound.name.as_str(),
         "protocol": format!("{:?}", outbound.protocol),
-        "http": outbound.http.as_ref().map(|table| format!("{table:?}")),
+        "routes": source.and_then(|(listener, routes)| {
+            routes.as_deref().or_else(|| inline_routes(listener)).map(self::routes)
+        }),
         "tcp": outbound.tcp.as_deref().map(tcp),
         "tls": outbound.tls.iter().map(|target| json!({
             "server_names": target.server_names,
@@ -44,6 +51,54 @@ fn outbound(outbound: &Arc<Outbound>) -> Value {
         })).collect::<Vec<_>>(),
         "idle_seconds": outbound.idle().as_secs(),
     })
+}
+
+fn routes(table: &RouteConfiguration) -> Value {
+    let hosts = table.virtual_hosts.iter().map(|host| {
+        json!({
+            "domains": host.domains,
+            "routes": host.routes.iter().map(route).collect::<Vec<_>>(),
+        })
+    });
+    json!({ "name": table.name, "virtual_hosts": hosts.collect::<Vec<_>>() })
+}
+
+fn route(route: &Route) -> Value {
+    let action = match &route.action {
+        RouteAction::Forward(forward) => json!({
+            "clusters": forward.clusters.iter().map(|cluster| json!({ "name": cluster.name, "weight": cluster.weight }))
+                .collect::<Vec<_>>(),
+            "timeout_ms": forward.timeout.map(|timeout| timeout.as_millis() as u64),
+            "retry": forward.retry.as_ref().map(|retry| format!("{retry:?}")),
+            "path_rewrite": forward.path_rewrite.as_ref().map(|rewrite| format!("{rewrite:?}")),
+            "host_rewrite": forward.host_rewrite,
+        }),
+        RouteAction::Redirect(redirect) => json!({ "redirect": format!("{redirect:?}") }),
+        RouteAction::Direct(direct) => json!({ "direct_response": direct.status }),
+        RouteAction::NonForwarding => json!("non_forwarding"),
+    };
+    json!({ "name": route.name, "match": format!("{:?}", route.matches), "action": action })
+}
+
+/// The workload's own ports, chain by chain.
+fn inbound(listener: &Listener) -> Value {
+    let chains = listener.chains.iter().chain(&listener.default_chain).map(|chain| {
+        let (kind, rbac) = match &chain.filter {
+            Filter::Http(http) => ("http", &http.rbac),
+            Filter::Tcp(tcp) => ("tcp", &tcp.rbac),
+        };
+        json!({
+            "name": chain.name,
+            "match": format!("{:?}", chain.matches),
+            "tls": chain.tls.is_some(),
+            "kind": kind,
+            "policies": rbac.iter().map(|filter| json!({
+                "action": format!("{:?}", filter.action),
+                "names": filter.policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(),
+            })).collect::<Vec<_>>(),
+        })
+    });
+    Value::Array(chains.collect())
 }
 
 fn tcp(target: &TcpTarget) -> Value {

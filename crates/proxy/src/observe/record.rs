@@ -237,7 +237,12 @@ impl Drop for RequestRecord {
                 cluster: self.cluster.as_deref(),
                 route: self.route.as_deref(),
                 source: principal_of_source(self.direction, &self.source, &identity),
-                destination: principal_of_destination(self.direction, &self.destination, &identity),
+                destination: principal_of_destination(
+                    self.direction,
+                    &self.destination,
+                    self.mutual_tls,
+                    &identity,
+                ),
                 request_id: self.request_id.as_ref().map(HeaderValue::as_bytes),
                 traceparent: self.traceparent.as_ref().map(HeaderValue::as_bytes),
             });
@@ -335,7 +340,12 @@ impl Drop for TcpRecord {
                 cluster: self.cluster.as_deref(),
                 route: None,
                 source: principal_of_source(self.direction, &self.source, &identity),
-                destination: principal_of_destination(self.direction, &self.destination, &identity),
+                destination: principal_of_destination(
+                    self.direction,
+                    &self.destination,
+                    self.mutual_tls,
+                    &identity,
+                ),
                 request_id: None,
                 traceparent: None,
             });
@@ -358,11 +368,12 @@ fn principal_of_source<'a>(
 fn principal_of_destination<'a>(
     direction: Direction,
     destination: &'a Option<Arc<Destination>>,
+    mutual_tls: bool,
     own: &'a Option<Arc<str>>,
 ) -> Option<&'a str> {
-    match (destination, direction) {
-        (Some(destination), _) => destination.party.principal.as_deref(),
-        (None, Direction::Inbound) => own.as_deref(),
-        (None, Direction::Outbound | Direction::Gateway) => None,
+    match (direction, destination) {
+        (Direction::Inbound, _) => own.as_deref(),
+        (_, Some(destination)) if mutual_tls => destination.party.principal.as_deref(),
+        (Direction::Outbound | Direction::Gateway, _) => None,
     }
 }

@@ -83,7 +83,13 @@ impl TrafficCache {
         if let Some(entry) = self.entries.get(&key) {
             return Rc::clone(&entry.traffic);
         }
-        let (from, to) = ends(direction, source.as_deref(), destination.as_deref(), &own);
+        let (from, to) = ends(
+            direction,
+            source.as_deref(),
+            destination.as_deref(),
+            mutual_tls,
+            &own,
+        );
         let traffic = self.series(
             metrics,
             labels(direction, &from, &to, protocol, mutual_tls),
@@ -150,9 +156,14 @@ fn ends(
     direction: Direction,
     source: Option<&Party>,
     destination: Option<&Destination>,
+    mutual_tls: bool,
     own: &Party,
 ) -> (Party, Destination) {
     let mut to = destination.cloned().unwrap_or_default();
+    if direction != Direction::Inbound && !mutual_tls {
+        // Expected of the endpoint, but nobody has shown it.
+        to.party.principal = None;
+    }
     let from = match (source, direction) {
         (Some(source), _) => source.clone(),
         (None, Direction::Outbound | Direction::Gateway) => own.clone(),

@@ -415,12 +415,20 @@ impl Parts {
         self.clusters.get(name).cloned().flatten()
     }
 
-    /// What the Listener does with HTTP: the first that says so.
-    pub fn routes(&self) -> Option<&RouteConfiguration> {
+    /// The route table that the Listener's first HTTP side fetches by name.
+    pub fn routes(&self) -> Option<Arc<RouteConfiguration>> {
         match &https_of(&self.listener).next()?.routes {
-            RouteSource::Inline(routes) => Some(routes),
-            RouteSource::Rds(name) => self.routes.get(name)?.as_deref(),
+            RouteSource::Inline(_) => None,
+            RouteSource::Rds(name) => self.routes.get(name)?.clone(),
         }
+    }
+}
+
+/// The route table that the Listener's first HTTP side brings along.
+pub fn inline_routes(listener: &Listener) -> Option<&RouteConfiguration> {
+    match &https_of(listener).next()?.routes {
+        RouteSource::Inline(routes) => Some(routes),
+        RouteSource::Rds(_) => None,
     }
 }
 

@@ -26,7 +26,6 @@ use crate::authorize::Authorizer;
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::observe::Metrics;
-use crate::route::RouteTable;
 
 /// New names that are asked for in a second (contract section 3).
 const NEW_NAMES_PER_SECOND: u32 = 100;
@@ -504,7 +503,10 @@ impl Manager {
         let find = |cluster: &str| parts.cluster(cluster);
         if name == INBOUND {
             match Inbound::compile(&parts.listener, &find, self.next.inbound.as_deref()) {
-                Ok(inbound) => self.next.inbound = Some(Arc::new(inbound)),
+                Ok(inbound) => {
+                    self.next.inbound = Some(Arc::new(inbound));
+                    self.next.inbound_source = Some(Arc::clone(&parts.listener));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "inbound could not be compiled; the last form stays")
                 }
@@ -512,10 +514,7 @@ impl Manager {
             self.works_for(&parts.listener);
             return;
         }
-        let routes = parts
-            .routes()
-            .map(|routes| Arc::new(RouteTable::compile(routes, &find)));
-        let outbound = Arc::new(Outbound::compile(&parts.listener, routes, &find));
+        let outbound = Arc::new(Outbound::compile(&parts.listener, parts.routes(), &find));
         if name == PASSTHROUGH {
             self.next.passthrough = outbound;
         } else if self.gateway_role {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits};
 use tasuki_xds::model::listener::{DeclaredProtocol, Filter, Transport};
 use tasuki_xds::model::route::WeightedCluster;
-use tasuki_xds::model::{Cluster as ClusterModel, Listener};
+use tasuki_xds::model::{Cluster as ClusterModel, Listener, RouteConfiguration};
 
 use super::ListenerName;
+use super::dependencies::inline_routes;
 use crate::cluster::Cluster;
 use crate::route::RouteTable;
 
@@ -25,7 +26,9 @@ pub struct Outbound {
     pub tcp: Option<Arc<TcpTarget>>,
     /// For TLS of the application's own, by SNI; the first match wins, then `tcp`.
     pub tls: Vec<SniTarget>,
-    /// Seconds since [`epoch`] of the last look-up.
+    /// What it was compiled from, for the dump; `None` for the built-in ones.
+    pub source: Option<(Arc<Listener>, Option<Arc<RouteConfiguration>>)>,
+    /// When it was looked up last, on the clock of [`now`].
     used: AtomicU64,
 }
 
@@ -89,18 +92,22 @@ impl TcpTarget {
 }
 
 impl Outbound {
-    /// Compiles `listener`; `routes` is its route table, already compiled.
+    /// Compiles `listener`; `routes` is the route table that it fetches by name, if it does.
     pub fn compile(
-        listener: &Listener,
-        routes: Option<Arc<RouteTable>>,
+        listener: &Arc<Listener>,
+        routes: Option<Arc<RouteConfiguration>>,
         find: &dyn Fn(&str) -> Option<Arc<Cluster>>,
     ) -> Outbound {
         let mut outbound = Outbound {
             name: ListenerName::exact(&listener.name),
             protocol: listener.protocol,
-            http: routes,
+            http: routes
+                .as_deref()
+                .or_else(|| inline_routes(listener))
+                .map(|routes| Arc::new(RouteTable::compile(routes, find))),
             tcp: None,
             tls: Vec::new(),
+            source: Some((Arc::clone(listener), routes)),
             used: AtomicU64::new(now()),
         };
         for chain in listener.chains.iter().chain(&listener.default_chain) {
@@ -141,6 +148,7 @@ impl Outbound {
                     idle_timeout: None,
                 })),
                 tls: Vec::new(),
+                source: None,
                 used: AtomicU64::new(0),
             })
         }))
@@ -154,6 +162,7 @@ impl Outbound {
             http: None,
             tcp: None,
             tls: Vec::new(),
+            source: None,
             used: AtomicU64::new(0),
         })
     }
@@ -213,10 +222,9 @@ fn passthrough_cluster() -> ClusterModel {
     }
 }
 
-fn passthrough_routes() -> tasuki_xds::model::RouteConfiguration {
+fn passthrough_routes() -> RouteConfiguration {
     use tasuki_xds::model::route::{
-        Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch,
-        VirtualHost,
+        Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteMatch, VirtualHost,
     };
     let cluster = WeightedCluster {
         name: "PassthroughCluster".into(),

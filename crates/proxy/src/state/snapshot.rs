@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tasuki_xds::model::Listener;
 use tasuki_xds::model::endpoint::WorkloadRef;
 
 use super::{ListenerName, Outbound};
@@ -19,6 +20,8 @@ pub struct Snapshot {
     pub outbound: HashMap<ListenerName, Arc<Outbound>>,
     /// The workload's own ports; `None` until the control plane has said.
     pub inbound: Option<Arc<Inbound>>,
+    /// What `inbound` was compiled from, for the dump.
+    pub inbound_source: Option<Arc<Listener>>,
     /// What to do with destinations that nobody knows.
     pub passthrough: Arc<Outbound>,
     /// What a gateway binds, by listener name.
@@ -46,6 +49,7 @@ impl Snapshot {
             generation: 0,
             outbound: HashMap::new(),
             inbound: None,
+            inbound_source: None,
             passthrough: Outbound::refuse(),
             gateway: HashMap::new(),
             clusters: HashMap::new(),

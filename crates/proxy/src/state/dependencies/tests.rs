@@ -31,7 +31,9 @@ impl Mesh {
         settled
             .unsubscribe
             .iter()
-            .for_each(|key| drop(self.subscribed.remove(key)));
+            .for_each(|key| {
+                self.subscribed.remove(key);
+            });
         settled.ready.into_iter().map(|(name, _)| name).collect()
     }
 
