@@ -1,6 +1,7 @@
 //! Round trips of every type in the Tasuki dialect, and what is refused.
 
 mod arbitrary;
+mod envoy;
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster_pb;
 use envoy_types::pb::envoy::config::listener::v3 as listener_pb;
