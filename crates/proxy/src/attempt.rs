@@ -76,7 +76,11 @@ impl Held {
 
 impl Attempts<'_> {
     /// Sends the request until an attempt succeeds or nothing more may be tried.
-    pub async fn run(self, request: Request<Body>, record: &mut RequestRecord) -> Result<Response<Body>, Error> {
+    pub async fn run(
+        self,
+        request: Request<Body>,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Body>, Error> {
         let Some(mut deadline) = self.deadline.sleep() else {
             return self.attempts(request, record).await;
         };
@@ -84,7 +88,10 @@ impl Attempts<'_> {
             let mut attempts = pin!(self.attempts(request, record));
             poll_fn(|cx| match attempts.as_mut().poll(cx) {
                 Poll::Ready(result) => Poll::Ready(result),
-                Poll::Pending => deadline.as_mut().poll(cx).map(|()| Err(Error::RouteTimeout)),
+                Poll::Pending => deadline
+                    .as_mut()
+                    .poll(cx)
+                    .map(|()| Err(Error::RouteTimeout)),
             })
             .await
         };
@@ -94,7 +101,11 @@ impl Attempts<'_> {
         Ok(response)
     }
 
-    async fn attempts(&self, request: Request<Body>, record: &mut RequestRecord) -> Result<Response<Body>, Error> {
+    async fn attempts(
+        &self,
+        request: Request<Body>,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Body>, Error> {
         let mut request_permit = Some(Permit::acquire(self.cluster, Kind::Request)?);
         self.endpoints_known().await;
         let (mut parts, mut body) = request.into_parts();
@@ -106,20 +117,33 @@ impl Attempts<'_> {
         let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
         let mut retry_permit = None;
         for number in 0_u32.. {
-            let avoid: &[u64] = if self.plan.avoids_previous() { &tried } else { &[] };
+            let avoid: &[u64] = if self.plan.avoids_previous() {
+                &tried
+            } else {
+                &[]
+            };
             let picked = self.cluster.pick(avoid, self.original)?;
             tried.push(picked.endpoint.id);
             note(record, self.cluster, &picked);
             let last = number >= self.plan.retries();
-            let attempt_parts = if last { std::mem::replace(&mut parts, empty_parts()) } else { parts.clone() };
+            let attempt_parts = if last {
+                std::mem::replace(&mut parts, empty_parts())
+            } else {
+                parts.clone()
+            };
             let attempt_body = match &source {
                 None => std::mem::take(&mut body),
-                Some(source) => source.reading().map(Body::replay).ok_or(Error::DownstreamProtocol)?,
+                Some(source) => source
+                    .reading()
+                    .map(Body::replay)
+                    .ok_or(Error::DownstreamProtocol)?,
             };
-            let result = self.once(&picked, attempt_parts, attempt_body, record).await;
+            let result = self
+                .once(&picked, attempt_parts, attempt_body, record)
+                .await;
             let repeatable = source.as_ref().is_none_or(Source::can_repeat);
-            let wanted = self.plan.wants_retry(&parts_method(record), &result);
-            if wanted && (last || !repeatable) && self.plan.retries() > 0 && last {
+            let wanted = self.plan.wants_retry(&record.method, &result);
+            if wanted && last && number > 0 {
                 record.flag(Flag::RetryLimitExceeded.as_str());
             }
             if !wanted || last || !repeatable {
@@ -156,7 +180,10 @@ impl Attempts<'_> {
     async fn endpoints_known(&self) {
         if !self.cluster.has_arrived() {
             // Afterwards `pick` says what is the matter.
-            drop(tokio::time::timeout(self.cluster.config.connect_timeout, self.cluster.arrived()).await);
+            drop(
+                tokio::time::timeout(self.cluster.config.connect_timeout, self.cluster.arrived())
+                    .await,
+            );
         }
     }
 
@@ -168,22 +195,40 @@ impl Attempts<'_> {
         body: Body,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Error> {
-        let target = Target { cluster: self.cluster, endpoint: &picked.endpoint, version: self.version };
+        let target = Target {
+            cluster: self.cluster,
+            endpoint: &picked.endpoint,
+            version: self.version,
+        };
         record.mutual_tls = target.is_mutual_tls();
         if target.is_mesh() {
-            parts.headers.insert(headers::ORIG_PROTO, self.orig_proto.header());
+            parts
+                .headers
+                .insert(headers::ORIG_PROTO, self.orig_proto.header());
             parts.headers.insert(headers::PEER, own_labels(self.worker));
         }
         if self.is_grpc
             && let Some(left) = self.deadline.left()
         {
-            let left = self.plan.per_try_timeout().map_or(left, |per_try| left.min(per_try));
-            parts.headers.insert(headers::GRPC_TIMEOUT, headers::grpc_timeout_value(left));
+            let left = self
+                .plan
+                .per_try_timeout()
+                .map_or(left, |per_try| left.min(per_try));
+            parts
+                .headers
+                .insert(headers::GRPC_TIMEOUT, headers::grpc_timeout_value(left));
         }
-        let sending = upstream::send(self.worker, &target, Request::from_parts(parts, body), self.interim);
+        let sending = upstream::send(
+            self.worker,
+            &target,
+            Request::from_parts(parts, body),
+            self.interim,
+        );
         match self.plan.per_try_timeout() {
             None => sending.await,
-            Some(limit) => tokio::time::timeout(limit, sending).await.unwrap_or(Err(Error::PerTryTimeout)),
+            Some(limit) => tokio::time::timeout(limit, sending)
+                .await
+                .unwrap_or(Err(Error::PerTryTimeout)),
         }
     }
 
@@ -210,7 +255,13 @@ impl Attempts<'_> {
         let mut response = result?;
         if let Some(request) = request {
             // What the head says has been counted; only trailers or a broken body may add to it.
-            let held = Held { cluster: self.cluster.clone(), picked, _request: request, _retry: retry, outcome: None };
+            let held = Held {
+                cluster: self.cluster.clone(),
+                picked,
+                _request: request,
+                _retry: retry,
+                outcome: None,
+            };
             response.body_mut().tail().held = Some(held);
         }
         Ok(response)
@@ -236,10 +287,6 @@ fn note(record: &mut RequestRecord, cluster: &Cluster, picked: &Picked) {
     record.destination = Some(picked.endpoint.destination(cluster));
 }
 
-fn parts_method(record: &RequestRecord) -> http::Method {
-    record.method.clone()
-}
-
 fn empty_parts() -> request::Parts {
     Request::new(()).into_parts().0
 }
@@ -257,7 +304,8 @@ fn own_labels(worker: &Worker) -> HeaderValue {
     KNOWN.with_borrow_mut(|known| match known {
         Some((of, value)) if Arc::ptr_eq(of, &workload) => value.clone(),
         _ => {
-            let value = HeaderValue::from_str(&peer::encode(&workload)).unwrap_or(HeaderValue::from_static(""));
+            let value = HeaderValue::from_str(&peer::encode(&workload))
+                .unwrap_or(HeaderValue::from_static(""));
             *known = Some((workload, value.clone()));
             value
         }

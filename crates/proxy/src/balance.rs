@@ -53,18 +53,28 @@ impl EndpointSet {
     ) -> Self {
         let mut levels: BTreeMap<u32, Vec<(Arc<Endpoint>, u64)>> = BTreeMap::new();
         for locality in &assignment.localities {
-            let total: u64 = locality.endpoints.iter().map(|e| u64::from(e.weight.max(1))).sum();
+            let total: u64 = locality
+                .endpoints
+                .iter()
+                .map(|e| u64::from(e.weight.max(1)))
+                .sum();
             let level = levels.entry(locality.priority).or_default();
             for model in &locality.endpoints {
                 let own = u64::from(model.weight.max(1));
                 // A locality's weight is shared out among its endpoints; the factor keeps the fractions.
-                let weight = locality.weight.map_or(own, |share| u64::from(share) * 1_000 * own / total.max(1));
+                let weight = locality
+                    .weight
+                    .map_or(own, |share| u64::from(share) * 1_000 * own / total.max(1));
                 if weight > 0 {
                     level.push((make(model), weight));
                 }
             }
         }
-        let levels: Vec<Level> = levels.into_values().filter(|level| !level.is_empty()).map(Level::new).collect();
+        let levels: Vec<Level> = levels
+            .into_values()
+            .filter(|level| !level.is_empty())
+            .map(Level::new)
+            .collect();
         let count = levels.iter().map(|level| level.all.len()).sum();
         Self { levels, count }
     }
@@ -85,16 +95,29 @@ impl EndpointSet {
 
 impl Level {
     fn new(endpoints: Vec<(Arc<Endpoint>, u64)>) -> Self {
-        let all = endpoints.iter().map(|(endpoint, _)| endpoint.clone()).collect();
-        let healthy = endpoints.into_iter().filter(|(endpoint, _)| endpoint.health == Health::Healthy);
-        Self { all, healthy: Weighted::new(healthy) }
+        let all = endpoints
+            .iter()
+            .map(|(endpoint, _)| endpoint.clone())
+            .collect();
+        let healthy = endpoints
+            .into_iter()
+            .filter(|(endpoint, _)| endpoint.health == Health::Healthy);
+        Self {
+            all,
+            healthy: Weighted::new(healthy),
+        }
     }
 
     /// Usable endpoints, those ejected at `now` left out.
     fn usable(&self, now: Option<u64>) -> usize {
         match now {
             None => self.healthy.endpoints.len(),
-            Some(now) => self.healthy.endpoints.iter().filter(|e| !e.ejection.is_out(now)).count(),
+            Some(now) => self
+                .healthy
+                .endpoints
+                .iter()
+                .filter(|e| !e.ejection.is_out(now))
+                .count(),
         }
     }
 
@@ -113,7 +136,11 @@ impl Weighted {
             *sum += weight;
             Some(*sum)
         };
-        let sums = if even { Vec::new() } else { weights.into_iter().scan(0, running).collect() };
+        let sums = if even {
+            Vec::new()
+        } else {
+            weights.into_iter().scan(0, running).collect()
+        };
         Self { endpoints, sums }
     }
 
@@ -121,10 +148,13 @@ impl Weighted {
     fn draw(&self, number: u64) -> Option<&Arc<Endpoint>> {
         match self.sums.last() {
             None if self.endpoints.is_empty() => None,
-            None => self.endpoints.get((number % self.endpoints.len() as u64) as usize),
+            None => self
+                .endpoints
+                .get((number % self.endpoints.len() as u64) as usize),
             Some(total) => {
                 let point = number % total;
-                self.endpoints.get(self.sums.partition_point(|sum| *sum <= point))
+                self.endpoints
+                    .get(self.sums.partition_point(|sum| *sum <= point))
             }
         }
     }
@@ -135,7 +165,8 @@ impl Weighted {
         match self.sums.last() {
             None => self.draw(turn as u64),
             Some(total) => {
-                let point = u128::from((turn as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) * u128::from(*total);
+                let point = u128::from((turn as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+                    * u128::from(*total);
                 self.draw((point >> 64) as u64)
             }
         }
@@ -155,12 +186,18 @@ pub fn pick(
         if config.panic_percent == 0 {
             return Err(Error::NoHealthyUpstream);
         }
-        return level.all.get(random() as usize % level.all.len()).cloned().ok_or(Error::NoHealthyUpstream);
+        return level
+            .all
+            .get(random() as usize % level.all.len())
+            .cloned()
+            .ok_or(Error::NoHealthyUpstream);
     }
     let usable = |endpoint: &Arc<Endpoint>| now.is_none_or(|now| !endpoint.ejection.is_out(now));
     let mut chosen = None;
     for _ in 0..SELECTIONS {
-        let Some(endpoint) = choose(&level.healthy, config.balance, turn) else { break };
+        let Some(endpoint) = choose(&level.healthy, config.balance, turn) else {
+            break;
+        };
         if !usable(endpoint) {
             continue;
         }
@@ -173,7 +210,9 @@ pub fn pick(
     let found = chosen.or_else(|| {
         let start = random() as usize;
         let endpoints = &level.healthy.endpoints;
-        (0..endpoints.len()).map(|i| &endpoints[(start.wrapping_add(i)) % endpoints.len()]).find(|e| usable(e))
+        (0..endpoints.len())
+            .map(|i| &endpoints[(start.wrapping_add(i)) % endpoints.len()])
+            .find(|e| usable(e))
     });
     found.cloned().ok_or(Error::NoHealthyUpstream)
 }
@@ -184,7 +223,12 @@ fn level<'a>(set: &'a EndpointSet, config: &Cluster, now: Option<u64>) -> Option
     if set.levels.len() == 1 || first.health(now) >= 100 {
         return Some(first);
     }
-    let total: u64 = set.levels.iter().map(|level| level.health(now)).sum::<u64>().min(100);
+    let total: u64 = set
+        .levels
+        .iter()
+        .map(|level| level.health(now))
+        .sum::<u64>()
+        .min(100);
     if total == 0 {
         return (config.panic_percent > 0).then_some(first);
     }
@@ -207,7 +251,11 @@ fn in_panic(set: &EndpointSet, config: &Cluster, now: Option<u64>) -> bool {
     usable * 100 < set.len() * config.panic_percent as usize
 }
 
-fn choose<'a>(from: &'a Weighted, balance: Balance, turn: &AtomicUsize) -> Option<&'a Arc<Endpoint>> {
+fn choose<'a>(
+    from: &'a Weighted,
+    balance: Balance,
+    turn: &AtomicUsize,
+) -> Option<&'a Arc<Endpoint>> {
     match balance {
         Balance::RoundRobin => from.turn(turn.fetch_add(1, Ordering::Relaxed)),
         Balance::Random => from.draw(random()),
@@ -227,7 +275,11 @@ fn least_request(from: &Weighted, choices: u32) -> Option<&Arc<Endpoint>> {
         // Two different ones, where all weigh the same: with few endpoints a repeated draw is common and chooses nothing.
         if from.sums.is_empty() && Arc::ptr_eq(other, best) {
             let step = 1 + random() as usize % (from.endpoints.len() - 1);
-            let at = from.endpoints.iter().position(|e| Arc::ptr_eq(e, best)).unwrap_or(0);
+            let at = from
+                .endpoints
+                .iter()
+                .position(|e| Arc::ptr_eq(e, best))
+                .unwrap_or(0);
             other = &from.endpoints[(at + step) % from.endpoints.len()];
         }
         if other.active() < best.active() {

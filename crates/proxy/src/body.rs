@@ -64,13 +64,23 @@ impl Body {
     }
 
     fn of(kind: Kind, side: Side) -> Self {
-        Self { kind, side, passed: None, gate: None, tail: None }
+        Self {
+            kind,
+            side,
+            passed: None,
+            gate: None,
+            tail: None,
+        }
     }
 
     /// These bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        if bytes.is_empty() { Self::empty() } else { Kind::Full(bytes).into() }
+        if bytes.is_empty() {
+            Self::empty()
+        } else {
+            Kind::Full(bytes).into()
+        }
     }
 
     /// What an HTTP/2 peer sends.
@@ -159,7 +169,10 @@ impl Body {
     }
 
     /// The next frame, whose flow-control credit the caller gives back with [`Body::release`] when it has passed it on.
-    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    pub fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(tail) = &mut self.tail
             && let Err(error) = tail.poll(cx)
         {
@@ -217,7 +230,11 @@ impl Body {
 }
 
 impl Kind {
-    fn poll(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: Side,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {
@@ -241,7 +258,10 @@ impl Kind {
     }
 }
 
-fn poll_h2(stream: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+fn poll_h2(
+    stream: &mut h2::RecvStream,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
     match ready!(stream.poll_data(cx)) {
         Some(Ok(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
         Some(Err(error)) => Poll::Ready(Some(Err(error))),
@@ -260,7 +280,9 @@ impl Side {
             Self::Downstream if error.is_library() => Error::DownstreamProtocol,
             Self::Downstream => Error::DownstreamClosed,
             Self::Upstream => match error.reason() {
-                Some(reason) if error.is_reset() && error.is_remote() => Error::ResetInResponse(reason.into()),
+                Some(reason) if error.is_reset() && error.is_remote() => {
+                    Error::ResetInResponse(reason.into())
+                }
                 Some(_) if error.is_library() => Error::UpstreamProtocol("HTTP/2"),
                 Some(_) | None => Error::ClosedInResponse,
             },
@@ -289,7 +311,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = ready!(self.poll_chunk(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
@@ -320,7 +345,11 @@ impl Drop for Body {
     fn drop(&mut self) {
         if let Some(mut tail) = self.tail.take() {
             let whole = self.is_end() || tail.is_complete();
-            tail.end(if whole { Ok(()) } else { Err(&Error::DownstreamClosed) });
+            tail.end(if whole {
+                Ok(())
+            } else {
+                Err(&Error::DownstreamClosed)
+            });
         }
     }
 }
@@ -341,7 +370,10 @@ impl std::fmt::Debug for Body {
             Kind::Replay(_) => "Replay",
             Kind::Tunnel(_) => "Tunnel",
         };
-        f.debug_struct("Body").field("kind", &kind).field("side", &self.side).finish_non_exhaustive()
+        f.debug_struct("Body")
+            .field("kind", &kind)
+            .field("side", &self.side)
+            .finish_non_exhaustive()
     }
 }
 
@@ -350,7 +382,9 @@ pub async fn collect(mut body: Body, limit: usize) -> Result<(Vec<u8>, Option<He
     let mut bytes = Vec::new();
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         match frame?.into_data() {
-            Ok(data) if bytes.len() + data.len() > limit => return Err(Error::BadRequest("body too large")),
+            Ok(data) if bytes.len() + data.len() > limit => {
+                return Err(Error::BadRequest("body too large"));
+            }
             Ok(data) => bytes.extend_from_slice(&data),
             Err(frame) => return Ok((bytes, frame.into_trailers().ok())),
         }

@@ -35,7 +35,10 @@ pub struct Permit {
 }
 
 /// Tasuki's default budget (semantics section 8).
-const DEFAULT_BUDGET: RetryBudget = RetryBudget { percent: 20.0, min_concurrent: 3 };
+const DEFAULT_BUDGET: RetryBudget = RetryBudget {
+    percent: 20.0,
+    min_concurrent: 3,
+};
 
 impl Breaker {
     fn counter(&self, kind: Kind) -> &AtomicU32 {
@@ -68,19 +71,31 @@ impl Permit {
             counter.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::Overflow(name));
         }
-        Ok(Self { cluster: cluster.clone(), kind })
+        Ok(Self {
+            cluster: cluster.clone(),
+            kind,
+        })
     }
 
     /// A place that is taken even over the limit: each worker may always hold one connection.
     pub fn force(cluster: &Arc<Cluster>, kind: Kind) -> Self {
-        cluster.breaker().counter(kind).fetch_add(1, Ordering::Relaxed);
-        Self { cluster: cluster.clone(), kind }
+        cluster
+            .breaker()
+            .counter(kind)
+            .fetch_add(1, Ordering::Relaxed);
+        Self {
+            cluster: cluster.clone(),
+            kind,
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.cluster.breaker().counter(self.kind).fetch_sub(1, Ordering::Relaxed);
+        self.cluster
+            .breaker()
+            .counter(self.kind)
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -106,6 +121,15 @@ mod tests {
         assert_eq!(retries_allowed(&DEFAULT_BUDGET, 0), 3);
         assert_eq!(retries_allowed(&DEFAULT_BUDGET, 15), 3);
         assert_eq!(retries_allowed(&DEFAULT_BUDGET, 100), 20);
-        assert_eq!(retries_allowed(&RetryBudget { percent: 100.0, min_concurrent: 0 }, 7), 7);
+        assert_eq!(
+            retries_allowed(
+                &RetryBudget {
+                    percent: 100.0,
+                    min_concurrent: 0
+                },
+                7
+            ),
+            7
+        );
     }
 }

@@ -118,8 +118,14 @@ impl Endpoint {
                 [only] => Some(only.as_str().into()),
                 _ => None,
             };
-            let party = Party { workload: self.workload.clone(), principal };
-            Arc::new(Destination { party, service: cluster.config.service.clone() })
+            let party = Party {
+                workload: self.workload.clone(),
+                principal,
+            };
+            Arc::new(Destination {
+                party,
+                service: cluster.config.service.clone(),
+            })
         };
         self.destination.get_or_init(make).clone()
     }
@@ -133,7 +139,13 @@ impl Endpoint {
 /// What of an endpoint decides whether an old one can be kept: everything but its weight and health.
 fn identity_of(model: &model::Endpoint) -> u64 {
     let mut hasher = std::collections::hash_map::DefaultHasher::new();
-    (model.address, &model.tls_mode, &model.identities, &model.workload).hash(&mut hasher);
+    (
+        model.address,
+        &model.tls_mode,
+        &model.identities,
+        &model.workload,
+    )
+        .hash(&mut hasher);
     hasher.finish()
 }
 
@@ -196,10 +208,16 @@ impl Cluster {
 
     /// The same cluster with a new definition: endpoints, load and ejections go on.
     pub fn updated(&self, config: &model::Cluster) -> Self {
-        if std::mem::discriminant(&config.discovery) != std::mem::discriminant(&self.config.discovery) {
+        if std::mem::discriminant(&config.discovery)
+            != std::mem::discriminant(&self.config.discovery)
+        {
             return Self::new(config);
         }
-        let cluster = Self { config: config.clone(), security: security_of(config), shared: self.shared.clone() };
+        let cluster = Self {
+            config: config.clone(),
+            security: security_of(config),
+            shared: self.shared.clone(),
+        };
         if let Discovery::Static(addresses) = &config.discovery {
             cluster.set_addresses(addresses);
         }
@@ -218,17 +236,29 @@ impl Cluster {
     /// Takes new endpoints over. Those that did not change keep their load and ejection.
     pub fn update(&self, assignment: &model::ClusterLoadAssignment) {
         let old = self.shared.endpoints.load();
-        let mut kept: HashMap<u64, Arc<Endpoint>> =
-            old.all().map(|endpoint| (endpoint.config, endpoint.clone())).collect();
+        let mut kept: HashMap<u64, Arc<Endpoint>> = old
+            .all()
+            .map(|endpoint| (endpoint.config, endpoint.clone()))
+            .collect();
         let set = EndpointSet::build(assignment, |endpoint| {
             match kept.remove(&identity_of(endpoint)) {
-                Some(old) if old.weight == endpoint.weight.max(1) && old.health == endpoint.health => old,
+                Some(old)
+                    if old.weight == endpoint.weight.max(1) && old.health == endpoint.health =>
+                {
+                    old
+                }
                 Some(old) => Arc::new(old.changed(endpoint)),
                 None => Arc::new(Endpoint::new(endpoint)),
             }
         });
-        let ejected = set.all().filter(|endpoint| endpoint.ejection.is_marked()).count();
-        self.shared.ejected.store(u32::try_from(ejected).unwrap_or(u32::MAX), Ordering::Relaxed);
+        let ejected = set
+            .all()
+            .filter(|endpoint| endpoint.ejection.is_marked())
+            .count();
+        self.shared.ejected.store(
+            u32::try_from(ejected).unwrap_or(u32::MAX),
+            Ordering::Relaxed,
+        );
         self.shared.endpoints.store(Arc::new(set));
         self.shared.assignment.store(Arc::new(assignment.clone()));
         self.shared.arrived.send_replace(true);
@@ -247,8 +277,14 @@ impl Cluster {
                 workload: WorkloadRef::default(),
             })
             .collect();
-        let locality = model::endpoint::Locality { endpoints, ..Default::default() };
-        self.update(&model::ClusterLoadAssignment { cluster: self.config.name.clone(), localities: vec![locality] });
+        let locality = model::endpoint::Locality {
+            endpoints,
+            ..Default::default()
+        };
+        self.update(&model::ClusterLoadAssignment {
+            cluster: self.config.name.clone(),
+            localities: vec![locality],
+        });
     }
 
     /// The resolver failed and there was never an answer: requests fail instead of waiting.
@@ -291,10 +327,16 @@ impl Cluster {
     /// several draws find nothing else. An original-destination cluster needs `original`.
     pub fn pick(&self, avoid: &[u64], original: Option<SocketAddr>) -> Result<Picked, Error> {
         if matches!(self.config.discovery, Discovery::OriginalDestination { .. }) {
-            return original.map(|address| self.pick_original(address)).ok_or(Error::NoHealthyUpstream);
+            return original
+                .map(|address| self.pick_original(address))
+                .ok_or(Error::NoHealthyUpstream);
         }
         let set = self.shared.endpoints.load();
-        let now = if self.shared.ejected.load(Ordering::Relaxed) == 0 { None } else { Some(self.now()) };
+        let now = if self.shared.ejected.load(Ordering::Relaxed) == 0 {
+            None
+        } else {
+            Some(self.now())
+        };
         if let Some(now) = now {
             self.readmit(&set, now);
         }
@@ -304,20 +346,29 @@ impl Cluster {
 
     /// The endpoint for an original destination.
     pub fn pick_original(&self, address: SocketAddr) -> Picked {
-        let mut originals = self.shared.originals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut originals = self
+            .shared
+            .originals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if originals.len() >= ORIGINAL_DESTINATIONS && !originals.contains_key(&address) {
             originals.retain(|_, endpoint| endpoint.active() > 0);
             if originals.len() >= ORIGINAL_DESTINATIONS {
                 originals.clear();
             }
         }
-        let endpoint = originals.entry(address).or_insert_with(|| Arc::new(Endpoint::plain(address))).clone();
+        let endpoint = originals
+            .entry(address)
+            .or_insert_with(|| Arc::new(Endpoint::plain(address)))
+            .clone();
         Picked::new(endpoint)
     }
 
     /// Counts the result of an attempt; may eject the endpoint.
     pub fn observe(&self, endpoint: &Endpoint, result: eject::Outcome) {
-        let Some(config) = &self.config.outliers else { return };
+        let Some(config) = &self.config.outliers else {
+            return;
+        };
         if !endpoint.ejection.count(config, result) {
             return;
         }
@@ -335,7 +386,10 @@ impl Cluster {
         for endpoint in set.all() {
             if endpoint.ejection.readmit(now) {
                 // Never below zero: an update may have set the count anew in between.
-                let _ = self.shared.ejected.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+                let _ =
+                    self.shared
+                        .ejected
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
                 tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint back");
             }
         }

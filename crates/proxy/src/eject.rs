@@ -128,7 +128,11 @@ impl Ejection {
             return false;
         }
         let returned = self.returned.load(Ordering::Relaxed);
-        let earned = if returned == 0 { 0 } else { now.saturating_sub(returned) / interval };
+        let earned = if returned == 0 {
+            0
+        } else {
+            now.saturating_sub(returned) / interval
+        };
         let count = u64::from(self.count.load(Ordering::Relaxed)).saturating_sub(earned) + 1;
         let base = millis(config.base_ejection);
         let longest = millis(config.max_ejection).max(base);
@@ -136,11 +140,14 @@ impl Ejection {
         let tick = (now + lasts).div_ceil(interval) * interval;
         // A base below the interval would otherwise be stretched by the tick: come back when the time is up.
         let until = if base < interval { now + lasts } else { tick };
-        self.count.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.count
+            .store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
         for run in [&self.errors, &self.gateway_errors, &self.local_errors] {
             run.store(0, Ordering::Relaxed);
         }
-        self.until.compare_exchange(0, until, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.until
+            .compare_exchange(0, until, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Whether it gets nothing at `now`.
@@ -159,7 +166,10 @@ impl Ejection {
         if until == 0 || now < until {
             return false;
         }
-        let won = self.until.compare_exchange(until, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let won = self
+            .until
+            .compare_exchange(until, 0, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
         if won {
             self.returned.store(now.max(1), Ordering::Relaxed);
         }
@@ -229,7 +239,11 @@ mod tests {
 
     #[test]
     fn gateway_errors_have_their_own_run() {
-        let config = OutlierDetection { consecutive_5xx: 0, consecutive_gateway_errors: 2, ..config() };
+        let config = OutlierDetection {
+            consecutive_5xx: 0,
+            consecutive_gateway_errors: 2,
+            ..config()
+        };
         let ejection = Ejection::default();
         assert!(!ejection.count(&config, Outcome::GatewayError));
         assert!(!ejection.count(&config, Outcome::ServerError));
@@ -251,14 +265,20 @@ mod tests {
         assert!(ejection.is_out(109_999), "twice 30 s");
         assert!(ejection.readmit(110_000));
         assert!(ejection.eject(&config(), 200_000));
-        assert!(!ejection.is_out(230_000), "nine quiet intervals earn the base back");
+        assert!(
+            !ejection.is_out(230_000),
+            "nine quiet intervals earn the base back"
+        );
     }
 
     #[test]
     fn at_least_one_may_go_then_the_share() {
         assert!(may_eject(&config(), 0, 1));
         assert!(!may_eject(&config(), 1, 3));
-        let half = OutlierDetection { max_ejection_percent: 50, ..config() };
+        let half = OutlierDetection {
+            max_ejection_percent: 50,
+            ..config()
+        };
         assert!(may_eject(&half, 1, 4));
         assert!(!may_eject(&half, 2, 4));
     }

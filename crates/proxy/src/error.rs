@@ -178,7 +178,9 @@ impl Error {
             | Self::TlsFailed(_)
             | Self::Refused(_)
             | Self::ClosedBeforeHeaders => StatusCode::SERVICE_UNAVAILABLE,
-            Self::RouteTimeout | Self::PerTryTimeout | Self::StreamIdle => StatusCode::GATEWAY_TIMEOUT,
+            Self::RouteTimeout | Self::PerTryTimeout | Self::StreamIdle => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Denied(_) | Self::IdentityRequired => StatusCode::FORBIDDEN,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
@@ -188,13 +190,16 @@ impl Error {
     /// The gRPC status of the local answer: Envoy's mapping of the HTTP status, but a timeout is a deadline.
     pub fn grpc_status(&self) -> GrpcStatus {
         match self {
-            Self::BadRequest(_) | Self::DownstreamProtocol | Self::HeadersTooLarge => GrpcStatus::Internal,
+            Self::BadRequest(_) | Self::DownstreamProtocol | Self::HeadersTooLarge => {
+                GrpcStatus::Internal
+            }
             Self::DownstreamClosed => GrpcStatus::Cancelled,
             Self::NoRoute | Self::NotImplemented(_) => GrpcStatus::Unimplemented,
             Self::Denied(_) | Self::IdentityRequired => GrpcStatus::PermissionDenied,
-            Self::RouteTimeout | Self::PerTryTimeout | Self::DownstreamTimeout | Self::StreamIdle => {
-                GrpcStatus::DeadlineExceeded
-            }
+            Self::RouteTimeout
+            | Self::PerTryTimeout
+            | Self::DownstreamTimeout
+            | Self::StreamIdle => GrpcStatus::DeadlineExceeded,
             Self::NoCluster(_)
             | Self::Disconnected
             | Self::BlackHole
@@ -218,7 +223,9 @@ impl Error {
     /// Envoy's response flag.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::BadRequest(_) | Self::HeadersTooLarge | Self::DownstreamProtocol => Flag::DownstreamProtocolError,
+            Self::BadRequest(_) | Self::HeadersTooLarge | Self::DownstreamProtocol => {
+                Flag::DownstreamProtocolError
+            }
             Self::DownstreamClosed => Flag::DownstreamTermination,
             Self::DownstreamTimeout | Self::StreamIdle => Flag::StreamIdleTimeout,
             Self::NoRoute | Self::BlackHole => Flag::NoRoute,
@@ -227,8 +234,12 @@ impl Error {
             Self::Overflow(_) => Flag::UpstreamOverflow,
             Self::Loop => Flag::Loop,
             Self::DnsFailed => Flag::DnsFailed,
-            Self::ConnectFailed(_) | Self::ConnectTimeout | Self::TlsFailed(_) => Flag::UpstreamConnectionFailure,
-            Self::Refused(_) | Self::ResetBeforeHeaders(_) | Self::ResetInResponse(_) => Flag::UpstreamRemoteReset,
+            Self::ConnectFailed(_) | Self::ConnectTimeout | Self::TlsFailed(_) => {
+                Flag::UpstreamConnectionFailure
+            }
+            Self::Refused(_) | Self::ResetBeforeHeaders(_) | Self::ResetInResponse(_) => {
+                Flag::UpstreamRemoteReset
+            }
             Self::ClosedBeforeHeaders | Self::ClosedInResponse => Flag::UpstreamTermination,
             Self::UpstreamProtocol(_) => Flag::UpstreamProtocolError,
             Self::RouteTimeout | Self::PerTryTimeout => Flag::UpstreamTimeout,
@@ -257,12 +268,18 @@ impl Error {
             Self::ConnectTimeout => "connection_timeout".into(),
             Self::TlsFailed(why) => format!("tls_failure{{{why}}}").into(),
             Self::Refused(why) => format!("refused{{{why}}}").into(),
-            Self::ResetBeforeHeaders(code) => format!("upstream_reset_before_response_started{{{code}}}").into(),
+            Self::ResetBeforeHeaders(code) => {
+                format!("upstream_reset_before_response_started{{{code}}}").into()
+            }
             Self::ClosedBeforeHeaders => {
                 "upstream_reset_before_response_started{connection_termination}".into()
             }
-            Self::ResetInResponse(code) => format!("upstream_reset_after_response_started{{{code}}}").into(),
-            Self::ClosedInResponse => "upstream_reset_after_response_started{connection_termination}".into(),
+            Self::ResetInResponse(code) => {
+                format!("upstream_reset_after_response_started{{{code}}}").into()
+            }
+            Self::ClosedInResponse => {
+                "upstream_reset_after_response_started{connection_termination}".into()
+            }
             Self::UpstreamProtocol(why) => format!("upstream_protocol_error{{{why}}}").into(),
             Self::RouteTimeout => "upstream_response_timeout".into(),
             Self::PerTryTimeout => "upstream_per_try_timeout".into(),
@@ -289,15 +306,22 @@ impl Error {
             Self::Disconnected => "destination not known yet".into(),
             Self::BlackHole => "destination not in the registry".into(),
             Self::NoHealthyUpstream => "no healthy upstream".into(),
-            Self::Overflow(_) => "upstream connect error or disconnect/reset before headers. reset reason: overflow".into(),
+            Self::Overflow(_) => {
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow"
+                    .into()
+            }
             Self::Loop => "refusing to call the proxy itself".into(),
             Self::DnsFailed => "upstream name could not be resolved".into(),
             Self::ConnectFailed(_) => "upstream connection failure".into(),
             Self::ConnectTimeout => "upstream connection timeout".into(),
             Self::TlsFailed(_) => "upstream TLS failure".into(),
             Self::Refused(_) => "upstream refused the stream".into(),
-            Self::ResetBeforeHeaders(_) | Self::ResetInResponse(_) => "upstream reset the stream".into(),
-            Self::ClosedBeforeHeaders | Self::ClosedInResponse => "upstream closed the connection".into(),
+            Self::ResetBeforeHeaders(_) | Self::ResetInResponse(_) => {
+                "upstream reset the stream".into()
+            }
+            Self::ClosedBeforeHeaders | Self::ClosedInResponse => {
+                "upstream closed the connection".into()
+            }
             Self::UpstreamProtocol(_) => "upstream broke its protocol".into(),
             Self::RouteTimeout | Self::PerTryTimeout => "upstream request timeout".into(),
             Self::StreamIdle => "stream timeout".into(),
@@ -309,9 +333,13 @@ impl Error {
     /// How far the attempt got, for the decision to retry.
     pub fn retry_class(&self) -> RetryClass {
         match self {
-            Self::ConnectFailed(_) | Self::ConnectTimeout | Self::TlsFailed(_) => RetryClass::ConnectFailure,
+            Self::ConnectFailed(_) | Self::ConnectTimeout | Self::TlsFailed(_) => {
+                RetryClass::ConnectFailure
+            }
             Self::Refused(_) => RetryClass::Refused,
-            Self::ResetBeforeHeaders(_) | Self::ClosedBeforeHeaders | Self::UpstreamProtocol(_) => RetryClass::Reset,
+            Self::ResetBeforeHeaders(_) | Self::ClosedBeforeHeaders | Self::UpstreamProtocol(_) => {
+                RetryClass::Reset
+            }
             Self::PerTryTimeout => RetryClass::PerTryTimeout,
             Self::BadRequest(_)
             | Self::HeadersTooLarge

@@ -59,7 +59,10 @@ impl OrigProto {
 /// Whether the request is gRPC by its content type (`application/grpc`, `+...` and parameters included).
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     })
 }
 
@@ -120,20 +123,30 @@ fn framing<B>(request: &Request<B>) -> Result<(), Error> {
     let has_encoding = headers.contains_key(header::TRANSFER_ENCODING);
     if request.version() == Version::HTTP_2 {
         // RFC 9113 section 8.2.2: connection-specific fields make a request malformed.
-        let te_ok = headers.get_all(header::TE).iter().all(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-        if has_encoding || headers.contains_key(header::CONNECTION) || headers.contains_key(header::UPGRADE) || !te_ok {
+        let te_ok = headers
+            .get_all(header::TE)
+            .iter()
+            .all(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+        if has_encoding
+            || headers.contains_key(header::CONNECTION)
+            || headers.contains_key(header::UPGRADE)
+            || !te_ok
+        {
             return Err(Error::BadRequest("connection-specific header"));
         }
     } else if has_encoding {
         if headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(Error::BadRequest("both content-length and transfer-encoding"));
+            return Err(Error::BadRequest(
+                "both content-length and transfer-encoding",
+            ));
         }
         if request.version() == Version::HTTP_10 {
             return Err(Error::BadRequest("transfer-encoding in HTTP/1.0"));
         }
         let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
         let only = (encodings.next(), encodings.next());
-        if !matches!(only, (Some(value), None) if value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        if !matches!(only, (Some(value), None) if value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+        {
             return Err(Error::BadRequest("unknown transfer-encoding"));
         }
     }
@@ -158,12 +171,19 @@ fn authority<B>(request: &mut Request<B>) -> Result<(), Error> {
         }
     };
     let in_uri = request.uri().authority().is_some();
-    if request.uri().authority().is_some_and(|authority| authority.as_str().contains('@')) {
+    if request
+        .uri()
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
         return Err(Error::BadRequest("userinfo in authority"));
     }
     let Some(host) = host else {
         // HTTP/1.0 may come without; HTTP/1.1 and HTTP/2 must say (RFC 9112 section 3.2).
-        return if in_uri || request.version() == Version::HTTP_10 || request.version() == Version::HTTP_2 {
+        return if in_uri
+            || request.version() == Version::HTTP_10
+            || request.version() == Version::HTTP_2
+        {
             Ok(())
         } else {
             Err(Error::BadRequest("no host"))
@@ -172,8 +192,16 @@ fn authority<B>(request: &mut Request<B>) -> Result<(), Error> {
     if let Some(authority) = request.uri().authority() {
         let http1_absolute = request.version() != Version::HTTP_2;
         // RFC 9112 section 3.2.2: absolute form wins over Host; but two names are one too many for a proxy that routes.
-        if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) {
-            return Err(Error::BadRequest(if http1_absolute { "host differs from target" } else { "host differs from :authority" }));
+        if !authority
+            .as_str()
+            .as_bytes()
+            .eq_ignore_ascii_case(host.as_bytes())
+        {
+            return Err(Error::BadRequest(if http1_absolute {
+                "host differs from target"
+            } else {
+                "host differs from :authority"
+            }));
         }
         request.headers_mut().remove(header::HOST);
         return Ok(());
@@ -210,19 +238,37 @@ pub fn set_path(uri: &mut Uri, path: PathAndQuery) {
 /// Removes what concerns one connection only (RFC 9110 section 7.6.1), `te: trailers` excepted.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // `remove` would hand out the first of several lines only.
-    let connection: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    let connection: Vec<HeaderValue> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .cloned()
+        .collect();
     headers.remove(header::CONNECTION);
-    for name in connection.iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')) {
+    for name in connection
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+    {
         if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
             headers.remove(name);
         }
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::PROXY_AUTHENTICATE] {
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::PROXY_AUTHENTICATE,
+    ] {
         headers.remove(name);
     }
-    if headers.get(header::TE).is_some_and(|te| te.as_bytes() != b"trailers") {
+    if headers
+        .get(header::TE)
+        .is_some_and(|te| te.as_bytes() != b"trailers")
+    {
         let trailers = headers.get_all(header::TE).iter().any(|te| {
-            te.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+            te.as_bytes()
+                .split(|b| *b == b',')
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
         });
         headers.remove(header::TE);
         if trailers {
@@ -235,7 +281,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub fn strip_mesh(headers: &mut HeaderMap) {
     const PREFIX: &str = "x-tasuki-";
     if headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
+        let names: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with(PREFIX))
+            .cloned()
+            .collect();
         for name in names {
             headers.remove(name);
         }
@@ -245,11 +295,19 @@ pub fn strip_mesh(headers: &mut HeaderMap) {
 /// The protocol that an HTTP/1 client asks to switch to, if the request is a proper upgrade.
 pub fn upgrade(request: &request::Parts) -> Option<String> {
     let token = request.headers.get(header::UPGRADE)?.to_str().ok()?;
-    let listed = request.headers.get_all(header::CONNECTION).iter().any(|value| {
-        value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-    });
+    let listed = request
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .any(|value| {
+            value
+                .as_bytes()
+                .split(|b| *b == b',')
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        });
     // h2c upgrades are an offer that a proxy may ignore (RFC 9110 section 7.8).
-    (listed && request.version == Version::HTTP_11 && !token.eq_ignore_ascii_case("h2c")).then(|| token.to_owned())
+    (listed && request.version == Version::HTTP_11 && !token.eq_ignore_ascii_case("h2c"))
+        .then(|| token.to_owned())
 }
 
 /// The host in canonical spelling: lower case, no trailing dot, explicit port.

@@ -47,7 +47,10 @@ impl Interim {
 
     /// For a client that is sent what comes, or for one that is not.
     pub fn new(wanted: bool) -> Self {
-        Self { waiting: RefCell::default(), wanted }
+        Self {
+            waiting: RefCell::default(),
+            wanted,
+        }
     }
 
     /// Whether anybody will take what is pushed.
@@ -72,3 +75,6 @@ impl Interim {
         self.waiting.take()
     }
 }
+
+#[cfg(test)]
+mod tests;

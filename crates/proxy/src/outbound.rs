@@ -7,9 +7,10 @@ use std::sync::Arc;
 use http::uri::Authority;
 use http::{Request, Response, Version, request};
 
+use crate::attempt::Attempts;
 use crate::attempt::retry::Plan;
 use crate::attempt::timeout::Deadline;
-use crate::attempt::Attempts;
+use crate::authorize::path::{Strictness, canonicalize};
 use crate::body::Body;
 use crate::connection::{Connection, Direction};
 use crate::error::Error;
@@ -33,17 +34,24 @@ pub async fn handle(
     record: &mut RequestRecord,
     interim: &Interim,
 ) -> Result<Response<Body>, Error> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    authorize(worker, conn, &mut parts)?;
     let authority = parts.uri.authority().cloned();
     let authority = authority.as_ref().map_or("", Authority::as_str);
     let table = table(worker, conn, authority).await?;
     let route = find(worker, &table, conn, &parts, authority).ok_or(Error::NoRoute)?;
     record.route = Some(route.name.clone());
-    let orig_proto = OrigProto { version: parts.version, absolute };
+    let orig_proto = OrigProto {
+        version: parts.version,
+        absolute,
+    };
     let mut response = match &route.action {
         Action::Forward(forward) => {
             let request = Request::from_parts(parts, body);
-            forward_to(worker, conn, &route, forward, request, orig_proto, record, interim).await?
+            forward_to(
+                worker, conn, &route, forward, request, orig_proto, record, interim,
+            )
+            .await?
         }
         Action::Redirect(redirect) => {
             let scheme = if conn.tls.is_some() { "https" } else { "http" };
@@ -56,8 +64,34 @@ pub async fn handle(
     Ok(response)
 }
 
+/// A gateway's own policies; a sidecar's application needs no leave to call.
+fn authorize(
+    worker: &Worker,
+    conn: &Connection,
+    request: &mut request::Parts,
+) -> Result<(), Error> {
+    let Some(listener) = conn.gateway(&worker.state) else {
+        return Ok(());
+    };
+    let strict = listener.authorizer.mentions_paths();
+    let strictness = if strict {
+        Strictness::Unambiguous
+    } else {
+        Strictness::Base
+    };
+    canonicalize(&mut request.uri, strictness).map_err(|_| Error::BadRequest("ambiguous path"))?;
+    let checked = listener.authorizer.check_http(&conn.source(), request);
+    checked
+        .map(drop)
+        .map_err(|denied| Error::Denied(denied.policy))
+}
+
 /// The routes that apply: by Host when it names something, else those of the connection's own destination.
-async fn table(worker: &Worker, conn: &Connection, authority: &str) -> Result<Arc<RouteTable>, Error> {
+async fn table(
+    worker: &Worker,
+    conn: &Connection,
+    authority: &str,
+) -> Result<Arc<RouteTable>, Error> {
     let own = conn.lookup(&worker.state);
     if conn.direction == Direction::Outbound
         && let Some(table) = by_host(worker, conn, &own, authority).await
@@ -73,7 +107,12 @@ async fn table(worker: &Worker, conn: &Connection, authority: &str) -> Result<Ar
 }
 
 /// The routes of another name than the connection's, when Host has one that is known on the port.
-async fn by_host(worker: &Worker, conn: &Connection, own: &Lookup, authority: &str) -> Option<Arc<RouteTable>> {
+async fn by_host(
+    worker: &Worker,
+    conn: &Connection,
+    own: &Lookup,
+    authority: &str,
+) -> Option<Arc<RouteTable>> {
     if authority.is_empty() {
         return None;
     }
@@ -86,7 +125,11 @@ async fn by_host(worker: &Worker, conn: &Connection, own: &Lookup, authority: &s
         return Some(table.clone());
     }
     // An address is no name, and a name on another port is not this connection's.
-    let is_address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    let is_address = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>()
+        .is_ok();
     if is_address || port.is_some_and(|port| port != own_port) {
         return None;
     }
@@ -113,7 +156,13 @@ fn own_port(conn: &Connection, own: &Lookup) -> u16 {
 }
 
 /// The route. A gateway compares Host as it came (Envoy); a sidecar knows which service is meant, whatever it was called.
-fn find(worker: &Worker, table: &RouteTable, conn: &Connection, parts: &request::Parts, authority: &str) -> Option<Arc<Route>> {
+fn find(
+    worker: &Worker,
+    table: &RouteTable,
+    conn: &Connection,
+    parts: &request::Parts,
+    authority: &str,
+) -> Option<Arc<Route>> {
     if let Some(route) = table.find(parts, authority) {
         return Some(route.clone());
     }
@@ -121,12 +170,19 @@ fn find(worker: &Worker, table: &RouteTable, conn: &Connection, parts: &request:
         return None;
     }
     let canonical = headers::canonical_host(authority, own_port(conn, &conn.lookup(&worker.state)));
-    let route = if table.host(&canonical).is_some() { table.find(parts, &canonical) } else { table.find(parts, &table.name) };
+    let route = if table.host(&canonical).is_some() {
+        table.find(parts, &canonical)
+    } else {
+        table.find(parts, &table.name)
+    };
     route.cloned()
 }
 
 /// Decides where the request goes and how, then attempts it.
-#[allow(clippy::too_many_arguments, reason = "one call, at the end of one itinerary")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one call, at the end of one itinerary"
+)]
 async fn forward_to(
     worker: &Rc<Worker>,
     conn: &Rc<Connection>,
@@ -137,28 +193,44 @@ async fn forward_to(
     record: &mut RequestRecord,
     interim: &Interim,
 ) -> Result<Response<Body>, Error> {
-    let chosen = forward.choose().ok_or_else(|| Error::NoCluster(route.name.to_string()))?;
+    let chosen = forward
+        .choose()
+        .ok_or_else(|| Error::NoCluster(route.name.to_string()))?;
     record.cluster = Some(chosen.name.clone());
     if &*chosen.name == BLACK_HOLE {
         return Err(Error::BlackHole);
     }
-    let cluster = chosen.cluster.as_ref().ok_or_else(|| Error::NoCluster(chosen.name.to_string()))?;
+    let cluster = chosen
+        .cluster
+        .as_ref()
+        .ok_or_else(|| Error::NoCluster(chosen.name.to_string()))?;
     let (mut parts, body) = request.into_parts();
     let is_grpc = headers::is_grpc(&parts.headers);
-    let deadline = Deadline::of(forward, &parts.headers, is_grpc, tokio::time::Instant::now());
+    let deadline = Deadline::of(
+        forward,
+        &parts.headers,
+        is_grpc,
+        tokio::time::Instant::now(),
+    );
     rewrite(&mut parts, route, forward, chosen);
     let attempts = Attempts {
         worker,
         cluster,
         original: Some(conn.original_dst),
-        version: if orig_proto.version == Version::HTTP_2 { HttpVersion::Http2 } else { HttpVersion::Http1 },
+        version: if orig_proto.version == Version::HTTP_2 {
+            HttpVersion::Http2
+        } else {
+            HttpVersion::Http1
+        },
         orig_proto,
         is_grpc,
         plan: Plan::new(forward.retry.as_ref()),
         deadline,
         interim,
     };
-    let mut response = attempts.run(Request::from_parts(parts, body), record).await?;
+    let mut response = attempts
+        .run(Request::from_parts(parts, body), record)
+        .await?;
     chosen.response_headers.apply(response.headers_mut());
     Ok(response)
 }
@@ -172,7 +244,11 @@ fn rewrite(parts: &mut request::Parts, route: &Route, forward: &Forward, chosen:
     {
         headers::set_path(&mut parts.uri, path);
     }
-    let authority = route.request_headers.authority.as_ref().or(chosen.request_headers.authority.as_ref());
+    let authority = route
+        .request_headers
+        .authority
+        .as_ref()
+        .or(chosen.request_headers.authority.as_ref());
     if let Some(authority) = forward.host_rewrite.as_ref().or(authority) {
         headers::set_authority(&mut parts.uri, authority.clone());
     }

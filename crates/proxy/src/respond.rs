@@ -10,13 +10,22 @@ use crate::observe::RequestRecord;
 use crate::route::redirect::Redirect;
 
 /// The answer to a request that failed, noted in its record.
-pub fn failure(error: &Error, is_grpc: bool, reason_header: bool, record: &mut RequestRecord) -> Response<Body> {
+pub fn failure(
+    error: &Error,
+    is_grpc: bool,
+    reason_header: bool,
+    record: &mut RequestRecord,
+) -> Response<Body> {
     let flag = error.flag();
     if flag != crate::error::Flag::None {
         record.flag(flag.as_str());
     }
     record.reason = Some(error.reason());
-    let mut response = if is_grpc { grpc(error, record) } else { plain(error) };
+    let mut response = if is_grpc {
+        grpc(error, record)
+    } else {
+        plain(error)
+    };
     if reason_header && let Ok(value) = HeaderValue::from_str(&error.reason()) {
         response.headers_mut().insert(REASON, value);
     }
@@ -27,7 +36,9 @@ fn plain(error: &Error) -> Response<Body> {
     let mut response = text(error.status(), error.message().into_owned());
     if matches!(error, Error::Overflow(_)) {
         // Envoy's way to tell a caller's retry logic that trying again makes it worse.
-        response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+        response
+            .headers_mut()
+            .insert("x-envoy-overloaded", HeaderValue::from_static("true"));
     }
     response
 }
@@ -37,7 +48,10 @@ fn grpc(error: &Error, record: &mut RequestRecord) -> Response<Body> {
     record.grpc_status = Some(status);
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
     set_grpc_status(headers, status, &error.message());
     response
 }
@@ -76,12 +90,19 @@ pub fn direct(status: StatusCode, body: &bytes::Bytes) -> Response<Body> {
 }
 
 /// A route's `redirect`.
-pub fn redirect(redirect: &Redirect, uri: &http::Uri, scheme: &str, authority: &str) -> Result<Response<Body>, Error> {
+pub fn redirect(
+    redirect: &Redirect,
+    uri: &http::Uri,
+    scheme: &str,
+    authority: &str,
+) -> Result<Response<Body>, Error> {
     let location = redirect.location(uri, scheme, authority);
     let location = HeaderValue::from_str(&location).map_err(|_| Error::BadRequest("redirect"))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = redirect.status;
     response.headers_mut().insert(header::LOCATION, location);
-    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     Ok(response)
 }

@@ -60,7 +60,10 @@ pub struct Route {
 pub enum Action {
     Forward(Box<Forward>),
     Redirect(Redirect),
-    Direct { status: http::StatusCode, body: bytes::Bytes },
+    Direct {
+        status: http::StatusCode,
+        body: bytes::Bytes,
+    },
     /// For gRPC servers' tables; a proxy answers as if nothing matched.
     NonForwarding,
 }
@@ -92,12 +95,22 @@ pub struct WeightedCluster {
 
 impl RouteTable {
     /// Compiles `config`; `find` resolves cluster names.
-    pub fn compile(config: &model::RouteConfiguration, find: &dyn Fn(&str) -> Option<Arc<Cluster>>) -> Self {
-        let mut table = Self { name: config.name.clone(), ..Self::default() };
+    pub fn compile(
+        config: &model::RouteConfiguration,
+        find: &dyn Fn(&str) -> Option<Arc<Cluster>>,
+    ) -> Self {
+        let mut table = Self {
+            name: config.name.clone(),
+            ..Self::default()
+        };
         for (index, host) in config.virtual_hosts.iter().enumerate() {
             table.hosts.push(VirtualHost {
                 name: host.name.as_str().into(),
-                routes: host.routes.iter().map(|route| Arc::new(Route::compile(route, find))).collect(),
+                routes: host
+                    .routes
+                    .iter()
+                    .map(|route| Arc::new(Route::compile(route, find)))
+                    .collect(),
             });
             for domain in &host.domains {
                 table.add_domain(&domain.to_ascii_lowercase(), index);
@@ -140,7 +153,9 @@ impl RouteTable {
 
     fn named(&self, authority: &str) -> Option<usize> {
         let wildcard = |list: &[(String, usize)], matches: &dyn Fn(&str) -> bool| {
-            list.iter().find(|(part, _)| authority.len() > part.len() && matches(part)).map(|(_, index)| *index)
+            list.iter()
+                .find(|(part, _)| authority.len() > part.len() && matches(part))
+                .map(|(_, index)| *index)
         };
         self.exact
             .get(authority)
@@ -155,17 +170,21 @@ impl RouteTable {
         // Asked for by few routes, and then by several: looked up at most once.
         let mut grpc = None;
         host.routes.iter().find(|route| {
-            let is_grpc = !route.matcher.grpc || *grpc.get_or_insert_with(|| headers::is_grpc(&request.headers));
+            let is_grpc = !route.matcher.grpc
+                || *grpc.get_or_insert_with(|| headers::is_grpc(&request.headers));
             is_grpc && route.matcher.matches(request, authority)
         })
     }
 
     /// Every cluster that a route names.
     pub fn clusters(&self) -> impl Iterator<Item = &WeightedCluster> {
-        self.hosts.iter().flat_map(|host| &host.routes).flat_map(|route| match &route.action {
-            Action::Forward(forward) => forward.clusters.iter(),
-            Action::Redirect(_) | Action::Direct { .. } | Action::NonForwarding => [].iter(),
-        })
+        self.hosts
+            .iter()
+            .flat_map(|host| &host.routes)
+            .flat_map(|route| match &route.action {
+                Action::Forward(forward) => forward.clusters.iter(),
+                Action::Redirect(_) | Action::Direct { .. } | Action::NonForwarding => [].iter(),
+            })
     }
 }
 
@@ -182,12 +201,17 @@ impl Route {
     fn compile(route: &model::route::Route, find: &dyn Fn(&str) -> Option<Arc<Cluster>>) -> Self {
         use tasuki_xds::model::route::RouteAction;
         let action = match &route.action {
-            RouteAction::Forward(forward) => {
-                Action::Forward(Box::new(Forward::compile(forward, &route.matches.path, find)))
+            RouteAction::Forward(forward) => Action::Forward(Box::new(Forward::compile(
+                forward,
+                &route.matches.path,
+                find,
+            ))),
+            RouteAction::Redirect(redirect) => {
+                Action::Redirect(Redirect::compile(redirect, &route.matches.path))
             }
-            RouteAction::Redirect(redirect) => Action::Redirect(Redirect::compile(redirect, &route.matches.path)),
             RouteAction::Direct(direct) => Action::Direct {
-                status: http::StatusCode::from_u16(direct.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR),
+                status: http::StatusCode::from_u16(direct.status)
+                    .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR),
                 body: direct.body.clone().into(),
             },
             RouteAction::NonForwarding => Action::NonForwarding,
@@ -220,13 +244,22 @@ impl Forward {
             })
             .collect();
         Self {
-            total_weight: clusters.iter().map(|cluster| u64::from(cluster.weight)).sum(),
+            total_weight: clusters
+                .iter()
+                .map(|cluster| u64::from(cluster.weight))
+                .sum(),
             clusters,
             timeout: forward.timeout.filter(|timeout| !timeout.is_zero()),
             grpc_timeout_max: forward.grpc_timeout_max,
             retry: forward.retry.clone(),
-            path_rewrite: forward.path_rewrite.as_ref().map(|rewrite| PathRewrite::compile(rewrite, path)),
-            host_rewrite: forward.host_rewrite.as_ref().and_then(|host| host.parse().ok()),
+            path_rewrite: forward
+                .path_rewrite
+                .as_ref()
+                .map(|rewrite| PathRewrite::compile(rewrite, path)),
+            host_rewrite: forward
+                .host_rewrite
+                .as_ref()
+                .and_then(|host| host.parse().ok()),
         }
     }
 
@@ -234,7 +267,11 @@ impl Forward {
     pub fn choose(&self) -> Option<&WeightedCluster> {
         if self.clusters.len() == 1 || self.total_weight == 0 {
             // A single destination takes all, whatever its weight.
-            return if self.clusters.len() == 1 { self.clusters.first() } else { None };
+            return if self.clusters.len() == 1 {
+                self.clusters.first()
+            } else {
+                None
+            };
         }
         let mut point = balance::random() % self.total_weight;
         self.clusters.iter().find(|cluster| {

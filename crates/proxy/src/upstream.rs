@@ -62,8 +62,18 @@ impl Pools {
 
     /// Open connections of this worker; for `/clusters` and tests.
     pub fn connections(&self) -> usize {
-        let h2: usize = self.h2.borrow().values().map(|pool| pool.connections()).sum();
-        let h1: usize = self.h1.borrow().values().map(|pool| pool.connections()).sum();
+        let h2: usize = self
+            .h2
+            .borrow()
+            .values()
+            .map(|pool| pool.connections())
+            .sum();
+        let h1: usize = self
+            .h1
+            .borrow()
+            .values()
+            .map(|pool| pool.connections())
+            .sum();
         h1 + h2
     }
 
@@ -89,7 +99,10 @@ impl Pools {
 
 impl Target<'_> {
     fn key(&self) -> Key {
-        Key { endpoint: self.endpoint.id, security: self.cluster.security() }
+        Key {
+            endpoint: self.endpoint.id,
+            security: self.cluster.security(),
+        }
     }
 
     /// Whether HTTP/2 is spoken there.
@@ -147,7 +160,11 @@ pub async fn connect_tcp(
 /// The address from which an original-destination cluster dials, if it says (127.0.0.6 inbound).
 pub(crate) fn bind_address(cluster: &Cluster, remote: SocketAddr) -> Option<std::net::IpAddr> {
     match cluster.config.discovery {
-        Discovery::OriginalDestination { bind: Some(bind) } if bind.is_ipv4() == remote.is_ipv4() => Some(bind),
+        Discovery::OriginalDestination { bind: Some(bind) }
+            if bind.is_ipv4() == remote.is_ipv4() =>
+        {
+            Some(bind)
+        }
         // The IPv6 counterpart of 127.0.0.6 (Istio's InboundPassthroughBindIpv6).
         Discovery::OriginalDestination { bind: Some(_) } if remote.is_ipv6() => {
             Some(std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into())

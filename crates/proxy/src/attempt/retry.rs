@@ -35,7 +35,9 @@ impl<'a> Plan<'a> {
     }
 
     pub fn per_try_timeout(&self) -> Option<Duration> {
-        self.policy.and_then(|policy| policy.per_try_timeout).filter(|timeout| !timeout.is_zero())
+        self.policy
+            .and_then(|policy| policy.per_try_timeout)
+            .filter(|timeout| !timeout.is_zero())
     }
 
     /// Whether endpoints already tried are avoided.
@@ -48,26 +50,39 @@ impl<'a> Plan<'a> {
         match (self.policy, result) {
             (None, Ok(_)) => false,
             (None, Err(error)) => is_safe(method, error.retry_class()),
-            (Some(policy), Ok(response)) => policy.on.iter().any(|on| on_response(*on, policy, response)),
-            (Some(policy), Err(error)) => policy.on.iter().any(|on| on_failure(*on, policy, error.retry_class())),
+            (Some(policy), Ok(response)) => policy
+                .on
+                .iter()
+                .any(|on| on_response(*on, policy, response)),
+            (Some(policy), Err(error)) => policy
+                .on
+                .iter()
+                .any(|on| on_failure(*on, policy, error.retry_class())),
         }
     }
 
     /// How long to wait before retry `number` (from 0): full jitter over an exponentially growing interval. What was refused
     /// unprocessed goes elsewhere at once.
     pub fn backoff(&self, number: u32, result: &Result<Response<Body>, Error>) -> Duration {
-        if matches!(result, Err(error) if error.retry_class() == RetryClass::Refused) && number == 0 {
+        if matches!(result, Err(error) if error.retry_class() == RetryClass::Refused) && number == 0
+        {
             return Duration::ZERO;
         }
-        let (base, max) = self.policy.map_or((DEFAULT_BASE, DEFAULT_MAX), |p| (p.backoff_base, p.backoff_max));
+        let (base, max) = self.policy.map_or((DEFAULT_BASE, DEFAULT_MAX), |p| {
+            (p.backoff_base, p.backoff_max)
+        });
         jittered(base, max, number, balance::random())
     }
 }
 
 fn jittered(base: Duration, max: Duration, number: u32, random: u64) -> Duration {
     let base = base.max(Duration::from_millis(1));
-    let longest = base.saturating_mul(1_u32.checked_shl(number).unwrap_or(u32::MAX)).min(max.max(base));
-    let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX).max(1);
+    let longest = base
+        .saturating_mul(1_u32.checked_shl(number).unwrap_or(u32::MAX))
+        .min(max.max(base));
+    let micros = u64::try_from(longest.as_micros())
+        .unwrap_or(u64::MAX)
+        .max(1);
     Duration::from_micros(random % micros)
 }
 
@@ -110,9 +125,13 @@ fn on_failure(on: RetryOn, policy: &RetryPolicy, class: RetryClass) -> bool {
         RetryOn::Http5xx | RetryOn::GatewayError | RetryOn::Reset => true,
         RetryOn::ConnectFailure => class == RetryClass::ConnectFailure,
         RetryOn::RefusedStream => class == RetryClass::Refused,
-        RetryOn::ResetBeforeRequest => matches!(class, RetryClass::ConnectFailure | RetryClass::Refused),
+        RetryOn::ResetBeforeRequest => {
+            matches!(class, RetryClass::ConnectFailure | RetryClass::Refused)
+        }
         // gRPC's own view: a connection that could not be made is "unavailable".
-        RetryOn::GrpcUnavailable => matches!(class, RetryClass::ConnectFailure | RetryClass::Refused),
+        RetryOn::GrpcUnavailable => {
+            matches!(class, RetryClass::ConnectFailure | RetryClass::Refused)
+        }
         // Not a status that anybody answered: resets are not "503" here (Istio).
         RetryOn::RetriableStatusCodes => {
             let _ = policy;
@@ -163,7 +182,12 @@ mod tests {
             assert!(!wants(Method::POST, error.clone()), "{error}");
             assert!(wants(Method::GET, error.clone()), "{error}");
         }
-        for error in [Error::RouteTimeout, Error::PerTryTimeout, Error::ClosedInResponse, Error::Overflow("x")] {
+        for error in [
+            Error::RouteTimeout,
+            Error::PerTryTimeout,
+            Error::ClosedInResponse,
+            Error::Overflow("x"),
+        ] {
             assert!(!wants(Method::GET, error.clone()), "{error}");
         }
         assert!(!plan.wants_retry(&Method::GET, &answer(503, None)));
@@ -183,10 +207,19 @@ mod tests {
         assert!(wants(RetryOn::GatewayError, answer(502, None)));
         assert!(wants(RetryOn::Retriable4xx, answer(409, None)));
         assert!(wants(RetryOn::RetriableStatusCodes, answer(418, None)));
-        assert!(!wants(RetryOn::RetriableStatusCodes, Err(Error::ClosedBeforeHeaders)));
-        assert!(!wants(RetryOn::ConnectFailure, Err(Error::ClosedBeforeHeaders)));
+        assert!(!wants(
+            RetryOn::RetriableStatusCodes,
+            Err(Error::ClosedBeforeHeaders)
+        ));
+        assert!(!wants(
+            RetryOn::ConnectFailure,
+            Err(Error::ClosedBeforeHeaders)
+        ));
         assert!(wants(RetryOn::ConnectFailure, Err(Error::ConnectTimeout)));
-        assert!(wants(RetryOn::RefusedStream, Err(Error::Refused("REFUSED_STREAM"))));
+        assert!(wants(
+            RetryOn::RefusedStream,
+            Err(Error::Refused("REFUSED_STREAM"))
+        ));
         for (on, code) in [
             (RetryOn::GrpcCancelled, "1"),
             (RetryOn::GrpcDeadlineExceeded, "4"),
@@ -204,6 +237,10 @@ mod tests {
         let longest = |number| jittered(DEFAULT_BASE, DEFAULT_MAX, number, u64::MAX / 2);
         assert!(longest(0) < Duration::from_millis(25));
         assert!((0..100).all(|n| longest(n) < DEFAULT_MAX));
-        assert!((0..1_000).any(|r| jittered(DEFAULT_BASE, DEFAULT_MAX, 5, r * 7_919) > Duration::from_millis(1)));
+        assert!(
+            (0..1_000)
+                .any(|r| jittered(DEFAULT_BASE, DEFAULT_MAX, 5, r * 7_919)
+                    > Duration::from_millis(1))
+        );
     }
 }

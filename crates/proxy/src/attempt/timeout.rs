@@ -19,7 +19,11 @@ impl Deadline {
 
     /// The deadline of a request that came at `now`.
     pub fn of(forward: &Forward, headers: &HeaderMap, is_grpc: bool, now: Instant) -> Self {
-        let grpc = if is_grpc { headers::grpc_timeout(headers) } else { None };
+        let grpc = if is_grpc {
+            headers::grpc_timeout(headers)
+        } else {
+            None
+        };
         let timeout = effective(forward.timeout, forward.grpc_timeout_max, grpc);
         // A timeout beyond the clock's range is none.
         Self(timeout.and_then(|timeout| now.checked_add(timeout)))
@@ -27,18 +31,24 @@ impl Deadline {
 
     /// What is left; `None` without a deadline.
     pub fn left(self) -> Option<Duration> {
-        self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.0
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// A timer for it.
     pub fn sleep(self) -> Option<Timer> {
-        self.0.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)))
+        self.0
+            .map(|deadline| Box::pin(tokio::time::sleep_until(deadline)))
     }
 }
 
 /// gRFC A31 and Envoy's `grpc_timeout_header_max`: a believed `grpc-timeout` takes the place of the route's timeout, cut to the
 /// maximum; zero is no maximum.
-fn effective(route: Option<Duration>, max: Option<Duration>, asked: Option<Duration>) -> Option<Duration> {
+fn effective(
+    route: Option<Duration>,
+    max: Option<Duration>,
+    asked: Option<Duration>,
+) -> Option<Duration> {
     match (max, asked) {
         (Some(max), Some(asked)) if max.is_zero() => Some(asked),
         (Some(max), Some(asked)) => Some(asked.min(max)),

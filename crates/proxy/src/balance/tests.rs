@@ -43,12 +43,19 @@ fn locality(priority: u32, endpoints: &[(u16, u32, Health)]) -> Locality {
             workload: WorkloadRef::default(),
         })
         .collect();
-    Locality { priority, endpoints, ..Locality::default() }
+    Locality {
+        priority,
+        endpoints,
+        ..Locality::default()
+    }
 }
 
 fn cluster(config: &Cluster, localities: Vec<Locality>) -> cluster::Cluster {
     let cluster = cluster::Cluster::new(config);
-    cluster.update(&ClusterLoadAssignment { cluster: "c".into(), localities });
+    cluster.update(&ClusterLoadAssignment {
+        cluster: "c".into(),
+        localities,
+    });
     cluster
 }
 
@@ -65,9 +72,15 @@ const UP: Health = Health::Healthy;
 
 #[test]
 fn round_robin_is_even_and_honours_weights() {
-    let even = cluster(&config(Balance::RoundRobin), vec![locality(0, &[(1, 1, UP), (2, 1, UP), (3, 1, UP)])]);
+    let even = cluster(
+        &config(Balance::RoundRobin),
+        vec![locality(0, &[(1, 1, UP), (2, 1, UP), (3, 1, UP)])],
+    );
     assert!(shares(&even, 300).values().all(|n| *n == 100));
-    let weighted = cluster(&config(Balance::RoundRobin), vec![locality(0, &[(1, 70, UP), (2, 30, UP)])]);
+    let weighted = cluster(
+        &config(Balance::RoundRobin),
+        vec![locality(0, &[(1, 70, UP), (2, 30, UP)])],
+    );
     let shares = shares(&weighted, 10_000);
     assert!(shares[&1].abs_diff(7_000) < 20, "{shares:?}");
 }
@@ -75,26 +88,42 @@ fn round_robin_is_even_and_honours_weights() {
 #[test]
 fn random_and_least_request_honour_weights() {
     for balance in [Balance::Random, Balance::LeastRequest { choices: 2 }] {
-        let cluster = cluster(&config(balance), vec![locality(0, &[(1, 3, UP), (2, 1, UP)])]);
+        let cluster = cluster(
+            &config(balance),
+            vec![locality(0, &[(1, 3, UP), (2, 1, UP)])],
+        );
         let shares = shares(&cluster, 40_000);
-        assert!(shares[&1].abs_diff(30_000) < 1_000, "{balance:?} {shares:?}");
+        assert!(
+            shares[&1].abs_diff(30_000) < 1_000,
+            "{balance:?} {shares:?}"
+        );
     }
 }
 
 #[test]
 fn least_request_avoids_the_busy_one() {
-    let cluster = cluster(&config(Balance::LeastRequest { choices: 2 }), vec![locality(0, &[(1, 1, UP), (2, 1, UP)])]);
+    let cluster = cluster(
+        &config(Balance::LeastRequest { choices: 2 }),
+        vec![locality(0, &[(1, 1, UP), (2, 1, UP)])],
+    );
     let mut held = Vec::new();
     for _ in 0..100 {
         held.push(cluster.pick(&[], None).unwrap());
     }
-    let first = held.iter().filter(|picked| picked.endpoint.address.port() == 1).count();
+    let first = held
+        .iter()
+        .filter(|picked| picked.endpoint.address.port() == 1)
+        .count();
     assert_eq!(first, 50);
 }
 
 #[test]
 fn unhealthy_and_draining_get_nothing() {
-    let endpoints = [(1, 1, UP), (2, 1, Health::Draining), (3, 1, Health::Unhealthy)];
+    let endpoints = [
+        (1, 1, UP),
+        (2, 1, Health::Draining),
+        (3, 1, Health::Unhealthy),
+    ];
     let cluster = cluster(&config(Balance::Random), vec![locality(0, &endpoints)]);
     assert_eq!(shares(&cluster, 100), HashMap::from([(1, 100)]));
 }
@@ -102,15 +131,21 @@ fn unhealthy_and_draining_get_nothing() {
 #[test]
 fn priorities_spill_over() {
     let half = [(1, 1, UP), (2, 1, Health::Unhealthy)];
-    let cluster = cluster(&config(Balance::Random), vec![locality(0, &half), locality(1, &[(3, 1, UP)])]);
-    let shares = shares(&cluster, 10_000);
-    // 50 % healthy x 1.4 = 70 %.
-    assert!(shares[&1].abs_diff(7_000) < 300, "{shares:?}");
-    let cluster = super::tests::cluster(
+    let half = cluster(
         &config(Balance::Random),
-        vec![locality(0, &[(1, 1, Health::Unhealthy)]), locality(1, &[(3, 1, UP)])],
+        vec![locality(0, &half), locality(1, &[(3, 1, UP)])],
     );
-    assert_eq!(super::tests::shares(&cluster, 10), HashMap::from([(3, 10)]));
+    let spilled = shares(&half, 10_000);
+    // 50 % healthy x 1.4 = 70 %.
+    assert!(spilled[&1].abs_diff(7_000) < 300, "{spilled:?}");
+    let down = vec![
+        locality(0, &[(1, 1, Health::Unhealthy)]),
+        locality(1, &[(3, 1, UP)]),
+    ];
+    assert_eq!(
+        shares(&cluster(&config(Balance::Random), down), 10),
+        HashMap::from([(3, 10)])
+    );
 }
 
 #[test]
@@ -118,16 +153,28 @@ fn panic_uses_all() {
     let endpoints = [(1, 1, Health::Unhealthy), (2, 1, Health::Unhealthy)];
     let off = cluster(&config(Balance::Random), vec![locality(0, &endpoints)]);
     assert_eq!(off.pick(&[], None).unwrap_err(), Error::NoHealthyUpstream);
-    let on = Cluster { panic_percent: 50, ..config(Balance::Random) };
-    assert_eq!(shares(&cluster(&on, vec![locality(0, &endpoints)]), 100).len(), 2);
+    let on = Cluster {
+        panic_percent: 50,
+        ..config(Balance::Random)
+    };
+    assert_eq!(
+        shares(&cluster(&on, vec![locality(0, &endpoints)]), 100).len(),
+        2
+    );
 }
 
 #[test]
 fn tried_endpoints_are_avoided() {
-    let cluster = cluster(&config(Balance::RoundRobin), vec![locality(0, &[(1, 1, UP), (2, 1, UP)])]);
+    let cluster = cluster(
+        &config(Balance::RoundRobin),
+        vec![locality(0, &[(1, 1, UP), (2, 1, UP)])],
+    );
     let first = cluster.pick(&[], None).unwrap().endpoint.clone();
     for _ in 0..20 {
-        assert_ne!(cluster.pick(&[first.id], None).unwrap().endpoint.id, first.id);
+        assert_ne!(
+            cluster.pick(&[first.id], None).unwrap().endpoint.id,
+            first.id
+        );
     }
 }
 
@@ -143,8 +190,14 @@ async fn five_failures_eject_and_the_endpoint_comes_back() {
         max_ejection: Duration::from_secs(300),
         max_ejection_percent: 10,
     };
-    let config = Cluster { outliers: Some(outliers), ..config(Balance::RoundRobin) };
-    let cluster = cluster(&config, vec![locality(0, &[(1, 1, UP), (2, 1, UP), (3, 1, UP)])]);
+    let config = Cluster {
+        outliers: Some(outliers),
+        ..config(Balance::RoundRobin)
+    };
+    let cluster = cluster(
+        &config,
+        vec![locality(0, &[(1, 1, UP), (2, 1, UP), (3, 1, UP)])],
+    );
     let bad = cluster.pick(&[], None).unwrap().endpoint.clone();
     for _ in 0..5 {
         cluster.observe(&bad, Outcome::ServerError);
@@ -162,9 +215,20 @@ async fn five_failures_eject_and_the_endpoint_comes_back() {
 
 #[test]
 fn updates_keep_load_and_identity() {
-    let cluster = cluster(&config(Balance::RoundRobin), vec![locality(0, &[(1, 1, UP)])]);
+    let cluster = cluster(
+        &config(Balance::RoundRobin),
+        vec![locality(0, &[(1, 1, UP)])],
+    );
     let held = cluster.pick(&[], None).unwrap();
-    cluster.update(&ClusterLoadAssignment { cluster: "c".into(), localities: vec![locality(0, &[(1, 1, UP), (2, 1, UP)])] });
-    let kept = cluster.endpoints().all().find(|e| e.address == address(1)).cloned().unwrap();
+    cluster.update(&ClusterLoadAssignment {
+        cluster: "c".into(),
+        localities: vec![locality(0, &[(1, 1, UP), (2, 1, UP)])],
+    });
+    let kept = cluster
+        .endpoints()
+        .all()
+        .find(|e| e.address == address(1))
+        .cloned()
+        .unwrap();
     assert_eq!((kept.id, kept.active()), (held.endpoint.id, 1));
 }

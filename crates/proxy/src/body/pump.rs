@@ -42,7 +42,13 @@ pub enum Ended {
 
 impl Pump {
     pub fn new(source: Body, sink: SendStream<Bytes>) -> Self {
-        Self { source, sink, queue: Queue::default(), trailers: None, source_done: false }
+        Self {
+            source,
+            sink,
+            queue: Queue::default(),
+            trailers: None,
+            source_done: false,
+        }
     }
 
     /// Copies as far as it goes.
@@ -65,7 +71,10 @@ impl Pump {
                     Some(trailers) => self.sink.send_trailers(trailers),
                     None => self.sink.send_data(Bytes::new(), true),
                 };
-                return Poll::Ready(sent.map_or_else(|error| Ended::SinkClosed(error.reason()), |()| Ended::Complete));
+                return Poll::Ready(sent.map_or_else(
+                    |error| Ended::SinkClosed(error.reason()),
+                    |()| Ended::Complete,
+                ));
             }
             return match self.sink.poll_reset(cx) {
                 Poll::Pending => Poll::Pending,
@@ -113,7 +122,10 @@ impl Pump {
         let chunk = self.queue.take(credit);
         let length = chunk.len();
         let end = self.source_done && self.queue.is_empty() && self.trailers.is_none();
-        let sent = self.sink.send_data(chunk, end).map_err(|error| error.reason());
+        let sent = self
+            .sink
+            .send_data(chunk, end)
+            .map_err(|error| error.reason());
         self.source.release(length);
         Poll::Ready(sent.map(|()| end))
     }
@@ -194,7 +206,11 @@ mod tests {
         let mut queue = Queue::default();
         let mut expected = Vec::new();
         for i in 0..10_000_u32 {
-            let chunk = if i % 1_000 == 999 { vec![i as u8; SMALL] } else { vec![i as u8; 20] };
+            let chunk = if i % 1_000 == 999 {
+                vec![i as u8; SMALL]
+            } else {
+                vec![i as u8; 20]
+            };
             expected.extend_from_slice(&chunk);
             queue.push(Bytes::from(chunk));
         }

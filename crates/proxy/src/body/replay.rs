@@ -103,7 +103,11 @@ impl Shared {
         self.bytes += data.len();
         USED.set(USED.get() + data.len());
         // A copy: a slice would keep the connection's whole read buffer alive.
-        self.kept.push(if data.len() < 4_096 { Bytes::copy_from_slice(data) } else { data.clone() });
+        self.kept.push(if data.len() < 4_096 {
+            Bytes::copy_from_slice(data)
+        } else {
+            data.clone()
+        });
     }
 
     fn forget(&mut self) {
@@ -120,7 +124,10 @@ impl Drop for Shared {
 }
 
 impl Replay {
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut shared = self.source.0.borrow_mut();
         if let Some(kept) = shared.kept.get(self.next) {
             self.next += 1;
@@ -171,7 +178,11 @@ impl Replay {
         if self.next < shared.kept.len() || shared.failed.is_some() {
             return false;
         }
-        if shared.ended { self.trailers_given || shared.trailers.is_none() } else { shared.body.is_end() }
+        if shared.ended {
+            self.trailers_given || shared.trailers.is_none()
+        } else {
+            shared.body.is_end()
+        }
     }
 }
 
@@ -206,11 +217,16 @@ mod tests {
 
     #[test]
     fn the_worker_has_a_bound_and_gets_it_back() {
-        let sources: Vec<Source> = (0..200).map(|_| Source::new(Body::full(vec![0; PER_REQUEST]))).collect();
+        let sources: Vec<Source> = (0..200)
+            .map(|_| Source::new(Body::full(vec![0; PER_REQUEST])))
+            .collect();
         for source in &sources {
             read(&mut source.reading().unwrap());
         }
-        assert_eq!(sources.iter().filter(|source| source.can_repeat()).count(), PER_WORKER / PER_REQUEST);
+        assert_eq!(
+            sources.iter().filter(|source| source.can_repeat()).count(),
+            PER_WORKER / PER_REQUEST
+        );
         drop(sources);
         assert_eq!(USED.get(), 0);
     }

@@ -75,7 +75,8 @@ impl Tail {
 
     /// Everything that was declared has passed.
     pub(super) fn is_complete(&self) -> bool {
-        self.expected.is_some_and(|expected| self.passed >= expected)
+        self.expected
+            .is_some_and(|expected| self.passed >= expected)
     }
 
     /// The body has ended, whole or not.

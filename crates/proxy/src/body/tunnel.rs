@@ -1,15 +1,16 @@
 //! The bytes of an upgraded connection (WebSocket and others) as a body, and a body's bytes into such a connection.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::oneshot;
 
 use super::{Body, Side};
 use crate::error::Error;
@@ -26,23 +27,32 @@ pub struct Tunnel {
 
 enum State {
     /// The upgrade is not done yet; the write half goes to whoever waits at the other end.
-    Waiting(OnUpgrade, Option<tokio::sync::oneshot::Sender<WriteHalf<Io>>>),
+    Waiting(OnUpgrade, Option<oneshot::Sender<WriteHalf<Io>>>),
     Reading(ReadHalf<Io>),
     Ended,
 }
 
 impl Tunnel {
     /// The bytes that follow the upgrade. The writer resolves when it is done.
-    pub fn after(upgrade: OnUpgrade) -> (Self, tokio::sync::oneshot::Receiver<WriteHalf<Io>>) {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        (Self { state: State::Waiting(upgrade, Some(sender)) }, receiver)
+    pub fn after(upgrade: OnUpgrade) -> (Self, oneshot::Receiver<WriteHalf<Io>>) {
+        let (sender, receiver) = oneshot::channel();
+        (
+            Self {
+                state: State::Waiting(upgrade, Some(sender)),
+            },
+            receiver,
+        )
     }
 
     pub(super) fn is_end(&self) -> bool {
         matches!(self.state, State::Ended)
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: Side,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         loop {
             match &mut self.state {
                 State::Waiting(upgrade, writer) => match ready!(Pin::new(upgrade).poll(cx)) {
@@ -79,7 +89,11 @@ impl Tunnel {
     }
 }
 
-fn poll_read(read: &mut ReadHalf<Io>, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+fn poll_read(
+    read: &mut ReadHalf<Io>,
+    cx: &mut Context<'_>,
+    buffer: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
     let mut space = [0; READ];
     let mut target = ReadBuf::new(&mut space);
     ready!(Pin::new(read).poll_read(cx, &mut target))?;
@@ -88,22 +102,43 @@ fn poll_read(read: &mut ReadHalf<Io>, cx: &mut Context<'_>, buffer: &mut BytesMu
 }
 
 /// Writes `body` into the upgraded connection, then half-closes it.
-pub async fn write(mut body: Body, writer: tokio::sync::oneshot::Receiver<WriteHalf<Io>>) {
-    let Ok(mut io) = writer.await else { return };
-    while let Some(Ok(frame)) = std::future::poll_fn(|cx| body.poll_chunk(cx)).await {
-        let Ok(mut data) = frame.into_data() else { break };
+pub async fn write(mut body: Body, writer: oneshot::Receiver<WriteHalf<Io>>) {
+    let (first, writer) = start(&mut body, writer).await;
+    let Some(mut io) = writer else { return };
+    let mut next = first;
+    loop {
+        let frame = match next.take() {
+            Some(frame) => frame,
+            None => poll_fn(|cx| body.poll_chunk(cx)).await,
+        };
+        let Some(Ok(frame)) = frame else { break };
+        let Ok(data) = frame.into_data() else { break };
         let length = data.len();
-        while data.has_remaining() {
-            match std::future::poll_fn(|cx| Pin::new(&mut io).poll_write(cx, &data)).await {
-                Ok(0) | Err(_) => return,
-                Ok(written) => data.advance(written),
-            }
-        }
-        if std::future::poll_fn(|cx| Pin::new(&mut io).poll_flush(cx)).await.is_err() {
+        if io.write_all(&data).await.is_err() || io.flush().await.is_err() {
             return;
         }
         body.release(length);
     }
     // The peer may have gone: there is nobody to tell.
-    drop(std::future::poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await);
+    drop(io.shutdown().await);
+}
+
+type Chunk = Option<Result<Frame<Bytes>, Error>>;
+
+/// Waits for the connection and reads the body meanwhile: in a chain of upgrades each half comes only when the other is read.
+async fn start(
+    body: &mut Body,
+    mut writer: oneshot::Receiver<WriteHalf<Io>>,
+) -> (Option<Chunk>, Option<WriteHalf<Io>>) {
+    let mut first = None;
+    let writer = poll_fn(|cx| {
+        if first.is_none()
+            && let Poll::Ready(chunk) = body.poll_chunk(cx)
+        {
+            first = Some(chunk);
+        }
+        Pin::new(&mut writer).poll(cx)
+    })
+    .await;
+    (first, writer.ok())
 }

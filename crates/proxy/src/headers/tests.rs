@@ -3,9 +3,15 @@ use std::time::Duration;
 use super::*;
 
 fn request(version: Version, uri: &str, headers: &[(&'static str, &str)]) -> Request<()> {
-    let mut request = Request::builder().version(version).uri(uri).body(()).unwrap();
+    let mut request = Request::builder()
+        .version(version)
+        .uri(uri)
+        .body(())
+        .unwrap();
     for (name, value) in headers {
-        request.headers_mut().append(*name, HeaderValue::from_str(value).unwrap());
+        request
+            .headers_mut()
+            .append(*name, HeaderValue::from_str(value).unwrap());
     }
     request
 }
@@ -17,16 +23,68 @@ fn refused(version: Version, uri: &str, headers: &[(&'static str, &str)]) -> boo
 #[test]
 fn framing_attacks_are_refused() {
     let h1 = Version::HTTP_11;
-    assert!(refused(h1, "/", &[("host", "a"), ("content-length", "3"), ("transfer-encoding", "chunked")]));
-    assert!(refused(h1, "/", &[("host", "a"), ("content-length", "3"), ("content-length", "4")]));
+    assert!(refused(
+        h1,
+        "/",
+        &[
+            ("host", "a"),
+            ("content-length", "3"),
+            ("transfer-encoding", "chunked")
+        ]
+    ));
+    assert!(refused(
+        h1,
+        "/",
+        &[
+            ("host", "a"),
+            ("content-length", "3"),
+            ("content-length", "4")
+        ]
+    ));
     assert!(refused(h1, "/", &[("host", "a"), ("content-length", "+3")]));
-    assert!(refused(h1, "/", &[("host", "a"), ("content-length", "3, 3")]));
-    assert!(refused(h1, "/", &[("host", "a"), ("transfer-encoding", "gzip, chunked")]));
-    assert!(refused(h1, "/", &[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
-    assert!(refused(h1, "/", &[("host", "a"), ("transfer-encoding", "xchunked")]));
-    assert!(refused(Version::HTTP_10, "/", &[("transfer-encoding", "chunked")]));
-    assert!(!refused(h1, "/", &[("host", "a"), ("content-length", "3"), ("content-length", "3")]));
-    assert!(!refused(h1, "/", &[("host", "a"), ("transfer-encoding", "Chunked")]));
+    assert!(refused(
+        h1,
+        "/",
+        &[("host", "a"), ("content-length", "3, 3")]
+    ));
+    assert!(refused(
+        h1,
+        "/",
+        &[("host", "a"), ("transfer-encoding", "gzip, chunked")]
+    ));
+    assert!(refused(
+        h1,
+        "/",
+        &[
+            ("host", "a"),
+            ("transfer-encoding", "chunked"),
+            ("transfer-encoding", "chunked")
+        ]
+    ));
+    assert!(refused(
+        h1,
+        "/",
+        &[("host", "a"), ("transfer-encoding", "xchunked")]
+    ));
+    assert!(refused(
+        Version::HTTP_10,
+        "/",
+        &[("transfer-encoding", "chunked")]
+    ));
+    assert!(!refused(
+        h1,
+        "/",
+        &[
+            ("host", "a"),
+            ("content-length", "3"),
+            ("content-length", "3")
+        ]
+    ));
+    assert!(!refused(
+        h1,
+        "/",
+        &[("host", "a"), ("transfer-encoding", "Chunked")]
+    ));
 }
 
 #[test]
@@ -35,7 +93,11 @@ fn hosts_must_agree() {
     assert!(refused(h2, "http://a/", &[("host", "b")]));
     assert!(!refused(h2, "http://a/", &[("host", "A")]));
     assert!(refused(Version::HTTP_11, "/", &[]));
-    assert!(refused(Version::HTTP_11, "/", &[("host", "a"), ("host", "a")]));
+    assert!(refused(
+        Version::HTTP_11,
+        "/",
+        &[("host", "a"), ("host", "a")]
+    ));
     assert!(refused(Version::HTTP_11, "/", &[("host", "a b")]));
     assert!(refused(Version::HTTP_11, "http://a/", &[("host", "b")]));
     assert!(refused(Version::HTTP_11, "/", &[("host", "user@a")]));
@@ -56,7 +118,12 @@ fn authority_moves_into_the_uri() {
 #[test]
 fn hop_by_hop_ends_here() {
     let mut headers = HeaderMap::new();
-    for (name, value) in [("connection", "close, x-mine"), ("x-mine", "1"), ("keep-alive", "5"), ("te", "gzip, trailers")] {
+    for (name, value) in [
+        ("connection", "close, x-mine"),
+        ("x-mine", "1"),
+        ("keep-alive", "5"),
+        ("te", "gzip, trailers"),
+    ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
     headers.insert("x-tasuki-peer", HeaderValue::from_static("me"));
@@ -75,7 +142,10 @@ fn grpc_timeouts() {
     };
     assert_eq!(parse("1S"), Some(Duration::from_secs(1)));
     assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
-    assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+    assert_eq!(
+        parse("99999999H"),
+        Some(Duration::from_secs(99_999_999 * 3_600))
+    );
     assert_eq!(parse("123456789m"), None);
     assert_eq!(parse("S"), None);
     assert_eq!(parse("-1S"), None);

@@ -53,9 +53,16 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Watched { io, progress: progress.clone() });
+    let io = TokioIo::new(Watched {
+        io,
+        progress: progress.clone(),
+    });
     let mut builder = Builder::new();
-    builder.max_header_size(MAX_HEAD).max_headers(MAX_HEADERS).half_close(true).pipeline_flush(true);
+    builder
+        .max_header_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .half_close(true)
+        .pipeline_flush(true);
     let mut server = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut late = pin!(progress.late());
     let served = poll_fn(|cx| match server.as_mut().poll(cx) {
@@ -68,7 +75,11 @@ where
 }
 
 /// One request and the head of its response.
-async fn exchange(worker: &Rc<Worker>, conn: &Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
+async fn exchange(
+    worker: &Rc<Worker>,
+    conn: &Rc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (request, upgrade) = adopt(request);
     let draining = conn.drains() && worker.drain.is_draining();
     let response = request::run(worker, conn, request, &Interim::new(false)).await;
@@ -78,35 +89,54 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Connection>, request: Request<I
     {
         parts.status = StatusCode::SWITCHING_PROTOCOLS;
         parts.headers.insert(header::UPGRADE, token);
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.remove(header::CONTENT_LENGTH);
         tokio::task::spawn_local(tunnel::write(body, writer));
         return Response::from_parts(parts, Body::empty());
     }
     if draining || worker.drain.is_draining() && conn.drains() {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     // hyper stops reading a body at its declared length, so its end may never be seen.
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = parts
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     body.expect(length);
     Response::from_parts(parts, body)
 }
 
-type Writer = tokio::sync::oneshot::Receiver<tokio::io::WriteHalf<TokioIo<hyper::upgrade::Upgraded>>>;
+type Writer =
+    tokio::sync::oneshot::Receiver<tokio::io::WriteHalf<TokioIo<hyper::upgrade::Upgraded>>>;
 
 /// From the wire's form to the proxy's.
 fn adopt(mut request: Request<Incoming>) -> (Request<Body>, Option<(HeaderValue, Writer)>) {
-    let on_upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
+    let on_upgrade = request
+        .extensions_mut()
+        .remove::<hyper::upgrade::OnUpgrade>();
     let (mut parts, incoming) = request.into_parts();
     let body = Body::h1(incoming, Side::Downstream);
-    let token = if body.is_empty() { headers::upgrade(&parts) } else { None };
+    let token = if body.is_empty() {
+        headers::upgrade(&parts)
+    } else {
+        None
+    };
     let (Some(token), Some(on_upgrade)) = (token, on_upgrade) else {
         return (Request::from_parts(parts, body), None);
     };
-    let Ok(value) = HeaderValue::from_str(&token) else { return (Request::from_parts(parts, body), None) };
+    let Ok(value) = HeaderValue::from_str(&token) else {
+        return (Request::from_parts(parts, body), None);
+    };
     let (tunnel, writer) = Tunnel::after(on_upgrade);
     parts.extensions.insert(Protocol::from(token.as_str()));
-    (Request::from_parts(parts, Body::tunnel(tunnel, Side::Downstream)), Some((value, writer)))
+    (
+        Request::from_parts(parts, Body::tunnel(tunnel, Side::Downstream)),
+        Some((value, writer)),
+    )
 }
 
 /// Since when a connection waits for the rest of a head, or for anything. hyper's own timer would close idle connections together
@@ -124,7 +154,10 @@ const IN_REQUEST: u64 = 2;
 
 impl Progress {
     fn new() -> Self {
-        Self { epoch: Instant::now(), state: AtomicU64::new(IN_HEAD) }
+        Self {
+            epoch: Instant::now(),
+            state: AtomicU64::new(IN_HEAD),
+        }
     }
 
     fn set(&self, state: u64) {
@@ -169,7 +202,11 @@ struct Watched<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if read.is_ready() && buf.filled().len() > before {
@@ -180,7 +217,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 

@@ -84,7 +84,11 @@ where
 fn builder(conn: &Connection) -> Builder {
     // The application beside us opens as many as it likes, as a peer of the mesh may.
     let trusted = conn.is_mesh_peer() || conn.direction == Direction::Outbound;
-    let streams = if trusted { STREAMS_FROM_MESH } else { STREAMS_FROM_OUTSIDE };
+    let streams = if trusted {
+        STREAMS_FROM_MESH
+    } else {
+        STREAMS_FROM_OUTSIDE
+    };
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -135,7 +139,13 @@ where
         match next.await {
             Some(Ok((request, respond))) => {
                 tally.streams.set(tally.streams.get().saturating_add(1));
-                tokio::task::spawn_local(stream(worker.clone(), conn.clone(), request, respond, tally.clone()));
+                tokio::task::spawn_local(stream(
+                    worker.clone(),
+                    conn.clone(),
+                    request,
+                    respond,
+                    tally.clone(),
+                ));
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, peer = %conn.peer, "HTTP/2 connection");
@@ -148,14 +158,20 @@ where
 
 /// Resolves when the client is gone or has been idle for too long.
 async fn keep_alive(ping: &mut Option<PingPong>, tally: &Tally) {
-    let Some(ping) = ping else { return std::future::pending().await };
+    let Some(ping) = ping else {
+        return std::future::pending().await;
+    };
     let mut streams = 0;
     let mut unused = Duration::ZERO;
     loop {
         tokio::time::sleep(KEEPALIVE).await;
         let busy = tally.active.get() > 0 || tally.streams.get() != streams;
         streams = tally.streams.get();
-        unused = if busy { Duration::ZERO } else { unused + KEEPALIVE };
+        unused = if busy {
+            Duration::ZERO
+        } else {
+            unused + KEEPALIVE
+        };
         if unused >= IDLE {
             return;
         }
@@ -213,7 +229,11 @@ fn adopt(request: Request<RecvStream>) -> Request<Body> {
 
 async fn send(response: Response<Body>, mut respond: SendResponse<Bytes>, head_only: bool) {
     let (parts, body) = response.into_parts();
-    let no_body = head_only || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let no_body = head_only
+        || matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
     let end = no_body || body.is_end();
     let sent = respond.send_response(Response::from_parts(parts, ()), end);
     let Ok(sink) = sent else { return };

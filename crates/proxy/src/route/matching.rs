@@ -95,10 +95,18 @@ impl StringMatcher {
     }
 
     pub fn matches(&self, value: &str) -> bool {
-        let same = |a: &str, b: &str, ignore: bool| if ignore { a.eq_ignore_ascii_case(b) } else { a == b };
+        let same = |a: &str, b: &str, ignore: bool| {
+            if ignore {
+                a.eq_ignore_ascii_case(b)
+            } else {
+                a == b
+            }
+        };
         match self {
             Self::Exact(text, ignore) => same(value, text, *ignore),
-            Self::Prefix(text, ignore) => value.get(..text.len()).is_some_and(|start| same(start, text, *ignore)),
+            Self::Prefix(text, ignore) => value
+                .get(..text.len())
+                .is_some_and(|start| same(start, text, *ignore)),
             Self::Suffix(text, ignore) => value
                 .len()
                 .checked_sub(text.len())
@@ -137,7 +145,9 @@ impl HeaderMatcher {
             ":authority" | "host" => Subject::Authority,
             ":scheme" => Subject::Scheme,
             ":path" => Subject::Path,
-            name => HeaderName::from_bytes(name.as_bytes()).map_or(Subject::Impossible, Subject::Header),
+            name => {
+                HeaderName::from_bytes(name.as_bytes()).map_or(Subject::Impossible, Subject::Header)
+            }
         };
         Self {
             name,
@@ -152,7 +162,10 @@ impl HeaderMatcher {
             Subject::Method => Some(Cow::Borrowed(request.method.as_str())),
             Subject::Authority => Some(Cow::Borrowed(authority)),
             Subject::Scheme => request.uri.scheme_str().map(Cow::Borrowed),
-            Subject::Path => request.uri.path_and_query().map(|path| Cow::Borrowed(path.as_str())),
+            Subject::Path => request
+                .uri
+                .path_and_query()
+                .map(|path| Cow::Borrowed(path.as_str())),
             Subject::Header(name) => joined(&request.headers, name),
             Subject::Impossible => None,
         };
@@ -168,9 +181,14 @@ impl HeaderMatcher {
 
 /// All values of a header, joined by commas as Envoy does. Bytes that are not UTF-8 are replaced: no pattern can name them.
 fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut values = headers
+        .get_all(name)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
     let first = values.next()?;
-    let Some(second) = values.next() else { return Some(first) };
+    let Some(second) = values.next() else {
+        return Some(first);
+    };
     let mut all = first.into_owned();
     for value in std::iter::once(second).chain(values) {
         all.push(',');
@@ -181,12 +199,18 @@ fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>>
 
 impl PathMatcher {
     fn compile(path: &PathMatch, ignore_case: bool) -> Self {
-        let case = if ignore_case { Case::Ignored } else { Case::Kept };
+        let case = if ignore_case {
+            Case::Ignored
+        } else {
+            Case::Kept
+        };
         match path {
             PathMatch::Prefix(prefix) if prefix == "/" || prefix.is_empty() => Self::Any,
             PathMatch::Prefix(prefix) => Self::Prefix(prefix.clone(), case),
             PathMatch::Segments(prefix) if prefix == "/" || prefix.is_empty() => Self::Any,
-            PathMatch::Segments(prefix) => Self::Segments(prefix.trim_end_matches('/').to_owned(), case),
+            PathMatch::Segments(prefix) => {
+                Self::Segments(prefix.trim_end_matches('/').to_owned(), case)
+            }
             PathMatch::Exact(exact) => Self::Exact(exact.clone(), case),
             PathMatch::Regex(pattern) => anchored(pattern).map_or(Self::Never, Self::Regex),
         }
@@ -197,7 +221,8 @@ impl PathMatcher {
             Self::Any => true,
             Self::Prefix(prefix, case) => case.starts_with(path, prefix),
             Self::Segments(prefix, case) => {
-                case.starts_with(path, prefix) && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
+                case.starts_with(path, prefix)
+                    && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
             }
             Self::Exact(exact, Case::Kept) => path == exact,
             Self::Exact(exact, Case::Ignored) => path.eq_ignore_ascii_case(exact),
@@ -231,9 +256,17 @@ impl RouteMatcher {
 
     pub(super) fn matches(&self, request: &request::Parts, authority: &str) -> bool {
         self.path.matches(request.uri.path())
-            && self.headers.iter().all(|header| header.matches(request, authority))
-            && self.query.iter().all(|(name, value)| value.matches(parameter(request.uri.query(), name)))
-            && self.fraction_per_million.is_none_or(|share| balance::random() % 1_000_000 < u64::from(share))
+            && self
+                .headers
+                .iter()
+                .all(|header| header.matches(request, authority))
+            && self
+                .query
+                .iter()
+                .all(|(name, value)| value.matches(parameter(request.uri.query(), name)))
+            && self
+                .fraction_per_million
+                .is_none_or(|share| balance::random() % 1_000_000 < u64::from(share))
     }
 }
 

@@ -16,7 +16,11 @@ pub struct Mutations {
 impl Mutations {
     pub(super) fn compile(model: &HeaderMutations) -> Self {
         let mut mutations = Self {
-            remove: model.remove.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect(),
+            remove: model
+                .remove
+                .iter()
+                .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+                .collect(),
             ..Self::default()
         };
         for add in &model.add {

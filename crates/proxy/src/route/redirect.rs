@@ -33,7 +33,9 @@ impl Redirect {
         let port = match (self.model.port, &self.model.host) {
             (Some(port), _) => Some(port),
             // The port of the old scheme means nothing under the new one.
-            (None, None) => own_port.filter(|port| new_scheme == scheme || *port != default(scheme)),
+            (None, None) => {
+                own_port.filter(|port| new_scheme == scheme || *port != default(scheme))
+            }
             (None, Some(_)) => None,
         };
         // A port that was asked for is left out where it is the scheme's own, as the Gateway API wants.
@@ -54,7 +56,11 @@ impl Redirect {
             }
             Some(RedirectPath::Prefix(prefix)) => {
                 location.push_str(prefix);
-                location.push_str(self.matched.and_then(|length| uri.path().get(length..)).unwrap_or(""));
+                location.push_str(
+                    self.matched
+                        .and_then(|length| uri.path().get(length..))
+                        .unwrap_or(""),
+                );
             }
         }
         if let Some(query) = query.filter(|_| keeps_query) {

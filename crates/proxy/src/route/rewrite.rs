@@ -9,7 +9,10 @@ use tasuki_xds::model::route::{PathMatch, PathRewrite as Model};
 pub enum PathRewrite {
     /// Replaces this many bytes of the path (`None`: all of it).
     Prefix { matched: Option<usize>, by: String },
-    Regex { pattern: Regex, substitution: String },
+    Regex {
+        pattern: Regex,
+        substitution: String,
+    },
     /// A pattern that does not compile; the codec refuses these.
     Keep,
 }
@@ -17,8 +20,14 @@ pub enum PathRewrite {
 impl PathRewrite {
     pub(super) fn compile(model: &Model, path: &PathMatch) -> Self {
         match model {
-            Model::Prefix(by) => Self::Prefix { matched: matched_length(path), by: by.clone() },
-            Model::Regex { pattern, substitution } => Regex::new(pattern).map_or(Self::Keep, |pattern| Self::Regex {
+            Model::Prefix(by) => Self::Prefix {
+                matched: matched_length(path),
+                by: by.clone(),
+            },
+            Model::Regex {
+                pattern,
+                substitution,
+            } => Regex::new(pattern).map_or(Self::Keep, |pattern| Self::Regex {
                 pattern,
                 substitution: substitution_of(substitution),
             }),
@@ -29,12 +38,17 @@ impl PathRewrite {
     pub fn apply(&self, uri: &http::Uri) -> Option<PathAndQuery> {
         let path = match self {
             Self::Prefix { matched, by } => {
-                let rest = matched.and_then(|length| uri.path().get(length..)).unwrap_or("");
+                let rest = matched
+                    .and_then(|length| uri.path().get(length..))
+                    .unwrap_or("");
                 format!("{by}{rest}")
             }
-            Self::Regex { pattern, substitution } => {
-                pattern.replace_all(uri.path(), substitution.as_str()).into_owned()
-            }
+            Self::Regex {
+                pattern,
+                substitution,
+            } => pattern
+                .replace_all(uri.path(), substitution.as_str())
+                .into_owned(),
             Self::Keep => return None,
         };
         with_query(path, uri.query())

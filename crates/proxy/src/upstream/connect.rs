@@ -9,9 +9,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
+use super::bind_address;
 use super::io::Io;
 use super::tls::{self, Security};
-use super::bind_address;
 use crate::breaker::Permit;
 use crate::cluster::{Cluster, Endpoint};
 use crate::error::Error;
@@ -50,26 +50,46 @@ pub async fn connect(
         let stream = tcp(cluster, endpoint.address).await?;
         // Read after the TCP handshake: a certificate renewed meanwhile is used.
         let identity = worker.state.snapshot().identity.clone();
-        let Some((config, name)) = tls::client(security, endpoint, identity.as_ref(), purpose)? else {
+        let Some((config, name)) = tls::client(cluster, endpoint, identity.as_ref(), purpose)?
+        else {
             return Ok(Io::Plain(stream));
         };
         let session = TlsConnector::from(config).connect(name, stream).await;
-        session.map(|session| Io::Tls(Box::new(session))).map_err(|error| Error::TlsFailed(error.to_string()))
+        session
+            .map(|session| Io::Tls(Box::new(session)))
+            .map_err(|error| Error::TlsFailed(error.to_string()))
     };
-    let io = tokio::time::timeout(cluster.config.connect_timeout, opening).await.map_err(|_| Error::ConnectTimeout)??;
-    Ok(Connected { io, mutual_tls: security.is_mutual(), permit })
+    let io = tokio::time::timeout(cluster.config.connect_timeout, opening)
+        .await
+        .map_err(|_| Error::ConnectTimeout)??;
+    Ok(Connected {
+        io,
+        mutual_tls: security.is_mutual(),
+        permit,
+    })
 }
 
 async fn tcp(cluster: &Cluster, address: SocketAddr) -> Result<TcpStream, Error> {
     let failed = |error: std::io::Error| Error::ConnectFailed(error.kind().to_string());
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }
+    .map_err(failed)?;
     if let Some(ip) = bind_address(cluster, address) {
         socket.bind(SocketAddr::new(ip, 0)).map_err(failed)?;
     }
     let stream = socket.connect(address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     if let Some(keepalive) = &cluster.config.keepalive {
-        set_keepalive(&stream, keepalive.time, keepalive.interval, keepalive.probes).map_err(failed)?;
+        set_keepalive(
+            &stream,
+            keepalive.time,
+            keepalive.interval,
+            keepalive.probes,
+        )
+        .map_err(failed)?;
     }
     Ok(stream)
 }

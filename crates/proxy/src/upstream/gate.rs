@@ -38,8 +38,14 @@ pub struct Gate {
 impl Gate {
     /// A gate if the request expects a 100.
     pub fn for_request(headers: &HeaderMap) -> Option<Self> {
-        let expects = headers.get(header::EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        expects.then(|| Self { opener: Arc::default(), patience: Box::pin(tokio::time::sleep(PATIENCE)) })
+        let expects = headers
+            .get(header::EXPECT)?
+            .as_bytes()
+            .eq_ignore_ascii_case(b"100-continue");
+        expects.then(|| Self {
+            opener: Arc::default(),
+            patience: Box::pin(tokio::time::sleep(PATIENCE)),
+        })
     }
 
     pub fn opener(&self) -> Arc<Opener> {

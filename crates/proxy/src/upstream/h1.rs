@@ -16,10 +16,10 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use super::Target;
 use super::connect::{self, Use};
 use super::gate::{Gate, Opener};
 use super::pool::{Lease, Queue, connection_permit};
-use super::Target;
 use crate::body::tunnel::{self, Tunnel};
 use crate::body::{Body, Side};
 use crate::breaker::{Kind, Permit};
@@ -82,7 +82,7 @@ impl Pool {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.open.get() == 0 && self.queue.opening() == 0 && self.queue.len() == 0
+        self.open.get() == 0 && self.queue.opening() == 0 && self.queue.is_empty()
     }
 
     fn put(&self, connection: Connection) {
@@ -102,41 +102,78 @@ impl Pool {
             return None;
         }
         let now = Instant::now();
-        idle.retain(|(connection, since)| !connection.send.is_closed() && now - *since < connection.idle_timeout);
-        let ready = idle.iter().rposition(|(connection, _)| connection.send.is_ready())?;
+        idle.retain(|(connection, since)| {
+            !connection.send.is_closed() && now - *since < connection.idle_timeout
+        });
+        let ready = idle
+            .iter()
+            .rposition(|(connection, _)| connection.send.is_ready())?;
         Some(idle.remove(ready).0)
     }
 
-    async fn checkout(self: &Rc<Self>, worker: &Rc<Worker>, target: &Target<'_>) -> Result<Checkout, Error> {
+    async fn checkout(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        target: &Target<'_>,
+    ) -> Result<Checkout, Error> {
         let mut connection = match self.idle() {
             Some(connection) => connection,
             None => {
                 let _pending = Permit::acquire(target.cluster, Kind::Pending)?;
                 let waiting = self.queue.enter();
                 self.open(worker, target.cluster, target.endpoint);
-                waiting.await.unwrap_or(Err(Error::Refused("worker ends")))?
+                waiting
+                    .await
+                    .unwrap_or(Err(Error::Refused("worker ends")))?
             }
         };
         connection.used += 1;
-        Ok(Checkout { connection, pool: self.clone() })
+        Ok(Checkout {
+            connection,
+            pool: self.clone(),
+        })
     }
 
     /// Opens a connection for the queue if the limits allow; otherwise the next one given back serves it.
-    fn open(self: &Rc<Self>, worker: &Rc<Worker>, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) {
-        if self.queue.opening() >= self.queue.len() {
+    fn open(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+    ) {
+        if self.queue.opening() >= self.queue.waiting() {
             return;
         }
-        let Some(permit) = connection_permit(cluster, self.open.get() + self.queue.opening()) else { return };
+        let Some(permit) = connection_permit(cluster, self.open.get() + self.queue.opening())
+        else {
+            return;
+        };
         self.queue.set_opening(self.queue.opening() + 1);
-        tokio::task::spawn_local(open(self.clone(), worker.clone(), cluster.clone(), endpoint.clone(), permit));
+        tokio::task::spawn_local(open(
+            self.clone(),
+            worker.clone(),
+            cluster.clone(),
+            endpoint.clone(),
+            permit,
+        ));
     }
 }
 
 /// Opens a connection and serves it to its end.
-async fn open(pool: Rc<Pool>, worker: Rc<Worker>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, permit: Permit) {
+async fn open(
+    pool: Rc<Pool>,
+    worker: Rc<Worker>,
+    cluster: Arc<Cluster>,
+    endpoint: Arc<Endpoint>,
+    permit: Permit,
+) {
     let opened = async {
         let connected = connect::connect(&worker, &cluster, &endpoint, Use::Http1, permit).await?;
-        let handshake = Builder::new().max_buf_size(MAX_HEAD).max_headers(256).handshake(TokioIo::new(connected.io)).await;
+        let handshake = Builder::new()
+            .max_buf_size(MAX_HEAD)
+            .max_headers(256)
+            .handshake(TokioIo::new(connected.io))
+            .await;
         let (send, driver) = handshake.map_err(|error| Error::ConnectFailed(error.to_string()))?;
         Ok((send, driver, connected.permit))
     };
@@ -154,12 +191,20 @@ async fn open(pool: Rc<Pool>, worker: Rc<Worker>, cluster: Arc<Cluster>, endpoin
         idle_timeout: cluster.config.idle_timeout.unwrap_or(IDLE),
         max_requests: cluster.config.limits.max_requests_per_connection,
     });
-    drop(pool);
+    let pool = {
+        let weak = Rc::downgrade(&pool);
+        drop(pool);
+        weak
+    };
     if let Err(error) = driver.with_upgrades().await {
         tracing::debug!(%error, "upstream connection ended");
     }
     open.set(open.get() - 1);
     drop(permit);
+    // Whoever waited for this connection under the limit needs another one now.
+    if let Some(pool) = pool.upgrade() {
+        pool.open(&worker, &cluster, &endpoint);
+    }
 }
 
 /// Sends a request on a pooled connection.
@@ -202,29 +247,46 @@ type Upgrade = Option<Body>;
 /// From the proxy's form (HTTP/2's) to HTTP/1's.
 fn prepare(request: Request<Body>) -> Result<(Request<Body>, Upgrade), Error> {
     let (mut parts, body) = request.into_parts();
-    let orig = parts.headers.remove(headers::ORIG_PROTO).and_then(|value| OrigProto::parse(&value));
+    let orig = parts
+        .headers
+        .remove(headers::ORIG_PROTO)
+        .and_then(|value| OrigProto::parse(&value));
     let authority = parts.uri.authority().cloned();
     if !(orig.is_some_and(|orig| orig.absolute) && authority.is_some()) {
-        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let path = parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from(path);
     }
     if let Some(authority) = authority {
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Error::BadRequest("authority"))?;
+        let host = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Error::BadRequest("authority"))?;
         parts.headers.insert(header::HOST, host);
     } else if !parts.headers.contains_key(header::HOST) {
-        parts.headers.insert(header::HOST, HeaderValue::from_static(""));
+        parts
+            .headers
+            .insert(header::HOST, HeaderValue::from_static(""));
     }
     parts.headers.remove(header::TE);
     join_cookies(&mut parts.headers);
     let version = orig.map_or(Version::HTTP_11, |orig| orig.version);
-    parts.version = if version == Version::HTTP_10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    parts.version = if version == Version::HTTP_10 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
     let Some(protocol) = parts.extensions.remove::<Protocol>() else {
         return Ok((Request::from_parts(parts, body), None));
     };
     parts.version = Version::HTTP_11;
-    let token = HeaderValue::from_str(protocol.as_str()).map_err(|_| Error::BadRequest("protocol"))?;
+    let token =
+        HeaderValue::from_str(protocol.as_str()).map_err(|_| Error::BadRequest("protocol"))?;
     parts.headers.insert(header::UPGRADE, token);
-    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    parts
+        .headers
+        .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     Ok((Request::from_parts(parts, Body::empty()), Some(body)))
 }
 
@@ -272,7 +334,11 @@ impl Informed {
 
     fn pass_on(&self, interim: &Interim) {
         if let Some(heads) = &self.0 {
-            for head in heads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            for head in heads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .drain(..)
+            {
                 interim.push(head);
             }
         }
@@ -280,7 +346,11 @@ impl Informed {
 }
 
 /// From HTTP/1's form to the proxy's. A granted upgrade becomes the 200 of an extended CONNECT.
-fn respond(mut response: Response<Incoming>, checkout: Checkout, upgrade: Upgrade) -> Response<Body> {
+fn respond(
+    mut response: Response<Incoming>,
+    checkout: Checkout,
+    upgrade: Upgrade,
+) -> Response<Body> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(upload) = upgrade
     {

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::ext::Protocol;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use h2::ext::Protocol;
 use h2::{PingPong, Reason};
 use http::{Method, Request, Response, StatusCode, Version};
 
@@ -71,7 +71,9 @@ impl Slot {
         if connection.max_requests != 0 && opened >= connection.max_requests {
             connection.retire();
         }
-        Self { connection: connection.clone() }
+        Self {
+            connection: connection.clone(),
+        }
     }
 }
 
@@ -82,8 +84,10 @@ impl Drop for Slot {
         if !connection.has_room() {
             return;
         }
-        let Some(pool) = connection.pool.upgrade() else { return };
-        if pool.queue.len() > 0
+        let Some(pool) = connection.pool.upgrade() else {
+            return;
+        };
+        if !pool.queue.is_empty()
             && let Some(waiter) = pool.queue.next()
             && let Err(Ok(slot)) = waiter.send(Ok(Self::take(connection)))
         {
@@ -106,7 +110,9 @@ impl Shared {
     fn retire(self: &Rc<Self>) {
         self.retired.set(true);
         if let Some(pool) = self.pool.upgrade() {
-            pool.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, self));
+            pool.connections
+                .borrow_mut()
+                .retain(|other| !Rc::ptr_eq(other, self));
         }
     }
 }
@@ -118,15 +124,23 @@ impl Pool {
 
     /// Nothing open, nothing being opened, nobody waiting.
     pub fn is_idle(&self) -> bool {
-        self.connections() == 0 && self.queue.opening() == 0 && self.queue.len() == 0
+        self.connections() == 0 && self.queue.opening() == 0 && self.queue.is_empty()
     }
 
     fn room(&self) -> Option<Slot> {
-        self.connections.borrow().iter().find(|connection| connection.has_room()).map(Slot::take)
+        self.connections
+            .borrow()
+            .iter()
+            .find(|connection| connection.has_room())
+            .map(Slot::take)
     }
 
     /// A place on a connection, opened if need be.
-    async fn slot(self: &Rc<Self>, worker: &Rc<Worker>, target: &Target<'_>) -> Result<Slot, Error> {
+    async fn slot(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        target: &Target<'_>,
+    ) -> Result<Slot, Error> {
         if let Some(slot) = self.room() {
             return Ok(slot);
         }
@@ -138,20 +152,37 @@ impl Pool {
     }
 
     /// Opens a connection if those being opened are not enough for the queue and the limits allow.
-    fn open(self: &Rc<Self>, worker: &Rc<Worker>, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) {
-        let per_connection = (cluster.config.limits.max_concurrent_streams as usize).clamp(1, INITIAL_STREAMS);
-        if self.queue.opening() * per_connection >= self.queue.len() {
+    fn open(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+    ) {
+        let per_connection =
+            (cluster.config.limits.max_concurrent_streams as usize).clamp(1, INITIAL_STREAMS);
+        if self.queue.opening() * per_connection >= self.queue.waiting() {
             return;
         }
-        let Some(permit) = connection_permit(cluster, self.connections() + self.queue.opening()) else { return };
+        let Some(permit) = connection_permit(cluster, self.connections() + self.queue.opening())
+        else {
+            return;
+        };
         self.queue.set_opening(self.queue.opening() + 1);
-        tokio::task::spawn_local(open(self.clone(), worker.clone(), cluster.clone(), endpoint.clone(), permit));
+        tokio::task::spawn_local(open(
+            self.clone(),
+            worker.clone(),
+            cluster.clone(),
+            endpoint.clone(),
+            permit,
+        ));
     }
 
     /// Gives a new connection's room to the queue.
     fn serve_queue(&self, connection: &Rc<Shared>) {
-        while self.queue.len() > 0 && connection.has_room() {
-            let Some(waiter) = self.queue.next() else { return };
+        while !self.queue.is_empty() && connection.has_room() {
+            let Some(waiter) = self.queue.next() else {
+                return;
+            };
             if let Err(Ok(slot)) = waiter.send(Ok(Slot::take(connection))) {
                 drop(slot);
             }
@@ -160,7 +191,13 @@ impl Pool {
 }
 
 /// Opens a connection and serves it to its end. A task of its own: a requester that gives up must not take it from others.
-async fn open(pool: Rc<Pool>, worker: Rc<Worker>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, permit: Permit) {
+async fn open(
+    pool: Rc<Pool>,
+    worker: Rc<Worker>,
+    cluster: Arc<Cluster>,
+    endpoint: Arc<Endpoint>,
+    permit: Permit,
+) {
     let opened = establish(&pool, &worker, &cluster, &endpoint, permit).await;
     pool.queue.set_opening(pool.queue.opening() - 1);
     match opened {
@@ -170,11 +207,18 @@ async fn open(pool: Rc<Pool>, worker: Rc<Worker>, cluster: Arc<Cluster>, endpoin
             pool.serve_queue(&shared);
             pool.open(&worker, &cluster, &endpoint);
             drop(pool);
-            let idle = cluster.config.idle_timeout.unwrap_or(settings::IDLE);
-            drop(cluster);
-            drive(connection, &shared, idle).await;
+            drive(
+                connection,
+                &shared,
+                cluster.config.idle_timeout.unwrap_or(settings::IDLE),
+            )
+            .await;
             shared.retire();
             drop(permit);
+            // Whoever waited for a place on this connection under the limit needs another one now.
+            if let Some(pool) = shared.pool.upgrade() {
+                pool.open(&worker, &cluster, &endpoint);
+            }
         }
     }
 }
@@ -188,7 +232,8 @@ async fn establish(
 ) -> Result<(Rc<Shared>, Connection<Io, Bytes>, Permit), Error> {
     let connected = connect::connect(worker, cluster, endpoint, Use::Http2, permit).await?;
     let handshake = builder().handshake::<_, Bytes>(connected.io).await;
-    let (send, connection) = handshake.map_err(|_| Error::ConnectFailed("HTTP/2 preface".into()))?;
+    let (send, connection) =
+        handshake.map_err(|_| Error::ConnectFailed("HTTP/2 preface".into()))?;
     let limits = &cluster.config.limits;
     let shared = Rc::new(Shared {
         send: RefCell::new(send),
@@ -236,14 +281,20 @@ async fn drive(mut connection: Connection<Io, Bytes>, shared: &Rc<Shared>, idle:
 
 /// Resolves when the connection should be closed.
 async fn keep_alive(ping: &mut Option<PingPong>, shared: &Rc<Shared>, idle: Duration) {
-    let Some(ping) = ping else { return std::future::pending().await };
+    let Some(ping) = ping else {
+        return std::future::pending().await;
+    };
     let mut opened = shared.opened.get();
     let mut unused = Duration::ZERO;
     loop {
         tokio::time::sleep(KEEPALIVE).await;
         let busy = shared.active.get() > 0 || shared.opened.get() != opened;
         opened = shared.opened.get();
-        unused = if busy { Duration::ZERO } else { unused + KEEPALIVE };
+        unused = if busy {
+            Duration::ZERO
+        } else {
+            unused + KEEPALIVE
+        };
         if unused >= idle {
             return;
         }
@@ -268,7 +319,10 @@ pub async fn send(
         let slot = pool.slot(worker, target).await?;
         // A connection that was told to go away says so here, before anything is sent.
         let connection = slot.connection.clone();
-        if poll_fn(|cx| connection.send.borrow_mut().poll_ready(cx)).await.is_err() {
+        if poll_fn(|cx| connection.send.borrow_mut().poll_ready(cx))
+            .await
+            .is_err()
+        {
             connection.retire();
             continue;
         }
@@ -283,17 +337,27 @@ pub async fn send(
 /// Waits until the peer's SETTINGS say that extended CONNECT may be used (RFC 8441).
 async fn extended_connect(connection: &Shared) -> Result<(), Error> {
     let allowed = async {
-        while !connection.send.borrow().is_extended_connect_protocol_enabled() {
+        while !connection
+            .send
+            .borrow()
+            .is_extended_connect_protocol_enabled()
+        {
             // SETTINGS come with the first bytes of a connection; the h2 crate does not tell when.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     let refused = |_| Error::NotImplemented("the upstream does not take upgrades over HTTP/2");
-    tokio::time::timeout(SETTINGS, allowed).await.map_err(refused)
+    tokio::time::timeout(SETTINGS, allowed)
+        .await
+        .map_err(refused)
 }
 
 /// One stream: the head is sent, then the body goes up while the response is awaited.
-async fn exchange(slot: Slot, request: Request<Body>, interim: &Interim) -> Result<Response<Body>, Error> {
+async fn exchange(
+    slot: Slot,
+    request: Request<Body>,
+    interim: &Interim,
+) -> Result<Response<Body>, Error> {
     let (mut parts, mut body) = request.into_parts();
     parts.version = Version::HTTP_2;
     let tunnelled = parts.extensions.get::<Protocol>().is_some();
@@ -306,7 +370,11 @@ async fn exchange(slot: Slot, request: Request<Body>, interim: &Interim) -> Resu
         opener
     });
     let end = body.is_end() && !tunnelled;
-    let sent = slot.connection.send.borrow_mut().send_request(Request::from_parts(parts, ()), end);
+    let sent = slot
+        .connection
+        .send
+        .borrow_mut()
+        .send_request(Request::from_parts(parts, ()), end);
     let (mut response, sink) = sent.map_err(|error| before_headers(&error))?;
     let mut upload = (!end).then(|| Pump::new(body, sink));
     let response = poll_fn(|cx| {
@@ -357,10 +425,14 @@ fn poll_head(
 /// What an error before the response's head says about how far the request got.
 fn before_headers(error: &h2::Error) -> Error {
     match error.reason() {
-        Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Error::Refused("REFUSED_STREAM"),
+        Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => {
+            Error::Refused("REFUSED_STREAM")
+        }
         // Only streams above the GOAWAY's last-stream-id fail with it; the others fail with the connection.
         Some(_) if error.is_go_away() && error.is_remote() => Error::Refused("GOAWAY"),
-        Some(reason) if error.is_reset() && error.is_remote() => Error::ResetBeforeHeaders(reason.into()),
+        Some(reason) if error.is_reset() && error.is_remote() => {
+            Error::ResetBeforeHeaders(reason.into())
+        }
         Some(_) if error.is_library() => Error::UpstreamProtocol("HTTP/2"),
         Some(_) | None => Error::ClosedBeforeHeaders,
     }

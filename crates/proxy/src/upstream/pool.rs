@@ -36,14 +36,24 @@ pub struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { waiters: RefCell::default(), opening: Cell::new(0) }
+        Self {
+            waiters: RefCell::default(),
+            opening: Cell::new(0),
+        }
     }
 }
 
 impl<T> Queue<T> {
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.waiters.borrow().len()
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiters.borrow().is_empty()
+    }
+
+    /// How many wait, those that left thrown out.
+    pub fn waiting(&self) -> usize {
+        let mut waiters = self.waiters.borrow_mut();
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.len()
     }
 
     pub fn opening(&self) -> usize {

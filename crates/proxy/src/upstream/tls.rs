@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tasuki_identity::{Roots, ServerIdentity, SpiffeId, TrustDomain, client_config};
+use tasuki_xds::model::cluster::Discovery;
 use tasuki_xds::model::tls::ClientTls;
 
 use super::connect::Use;
@@ -30,7 +31,12 @@ pub enum Security<'a> {
 impl<'a> Security<'a> {
     pub fn of(cluster: &'a Cluster, endpoint: &Endpoint) -> Self {
         let matches = |mode: &Option<String>| mode.is_none() || *mode == endpoint.tls_mode;
-        let tls = cluster.config.tls.iter().find(|entry| matches(&entry.tls_mode)).and_then(|entry| entry.tls.as_ref());
+        let tls = cluster
+            .config
+            .tls
+            .iter()
+            .find(|entry| matches(&entry.tls_mode))
+            .and_then(|entry| entry.tls.as_ref());
         match tls {
             None => Self::Plain,
             Some(tls) if tls.alpn.iter().any(|alpn| alpn == MESH_HTTP) => Self::Mesh(tls),
@@ -53,41 +59,64 @@ impl<'a> Security<'a> {
 
 /// The configuration and server name for a handshake.
 pub fn client(
-    security: Security<'_>,
+    cluster: &Cluster,
     endpoint: &Endpoint,
     identity: Option<&Arc<Identity>>,
     purpose: Use,
 ) -> Result<Option<(Arc<ClientConfig>, ServerName<'static>)>, Error> {
     let failed = |error: tasuki_identity::Error| Error::TlsFailed(error.to_string());
-    match security {
+    match Security::of(cluster, endpoint) {
         Security::Plain => Ok(None),
         Security::Mesh(tls) => {
-            let identity = identity.ok_or_else(|| Error::TlsFailed("no workload certificate yet".into()))?;
+            let identity =
+                identity.ok_or_else(|| Error::TlsFailed("no workload certificate yet".into()))?;
             let expected = expected(tls, endpoint, identity)?;
             let alpn = match purpose {
                 Use::Http1 | Use::Http2 => MESH_HTTP,
                 Use::Tcp => MESH_TCP,
             };
-            let config = identity.client(&expected, &[alpn.to_owned()]).map_err(failed)?;
-            Ok(Some((config, server_name(tls, endpoint.address.ip()))))
+            let config = identity
+                .client(&expected, &[alpn.to_owned()])
+                .map_err(failed)?;
+            Ok(Some((
+                config,
+                server_name(tls, cluster, endpoint.address.ip()),
+            )))
         }
         Security::Tls(tls) => {
             let alpn = alpn(tls, purpose);
             let config = other(tls, endpoint, identity, &alpn)?;
-            Ok(Some((config, server_name(tls, endpoint.address.ip()))))
+            Ok(Some((
+                config,
+                server_name(tls, cluster, endpoint.address.ip()),
+            )))
         }
     }
 }
 
 /// What the server must prove to be: what the endpoint may be, else what the cluster says, else anybody of the domain.
-fn expected(tls: &ClientTls, endpoint: &Endpoint, identity: &Identity) -> Result<ServerIdentity, Error> {
-    let names = if endpoint.identities.is_empty() { &tls.server_identities } else { &endpoint.identities };
+fn expected(
+    tls: &ClientTls,
+    endpoint: &Endpoint,
+    identity: &Identity,
+) -> Result<ServerIdentity, Error> {
+    let names = if endpoint.identities.is_empty() {
+        &tls.server_identities
+    } else {
+        &endpoint.identities
+    };
     if names.is_empty() {
         let domain = TrustDomain::new(identity.id().trust_domain());
-        return domain.map(ServerIdentity::TrustDomain).map_err(|error| Error::TlsFailed(error.to_string()));
+        return domain
+            .map(ServerIdentity::TrustDomain)
+            .map_err(|error| Error::TlsFailed(error.to_string()));
     }
-    let ids = names.iter().map(|name| SpiffeId::parse(name)).collect::<Result<Vec<_>, _>>();
-    ids.map(ServerIdentity::AnyOf).map_err(|error| Error::TlsFailed(error.to_string()))
+    let ids = names
+        .iter()
+        .map(|name| SpiffeId::parse(name))
+        .collect::<Result<Vec<_>, _>>();
+    ids.map(ServerIdentity::AnyOf)
+        .map_err(|error| Error::TlsFailed(error.to_string()))
 }
 
 fn alpn(tls: &ClientTls, purpose: Use) -> Vec<String> {
@@ -121,8 +150,15 @@ fn other(
             (&identity.roots, expected(tls, endpoint, identity)?)
         }
         // `subjectAltNames` say what the server must be called, whatever SNI it is asked by.
-        None if !tls.server_names.is_empty() => (system_roots()?, ServerIdentity::DnsAnyOf(tls.server_names.clone())),
-        None => (system_roots()?, ServerIdentity::Dns),
+        None if !tls.server_names.is_empty() => (
+            system_roots()?,
+            ServerIdentity::DnsAnyOf(tls.server_names.clone()),
+        ),
+        None if tls.server_names.is_empty() => (system_roots()?, ServerIdentity::Dns),
+        None => (
+            system_roots()?,
+            ServerIdentity::DnsAnyOf(tls.server_names.clone()),
+        ),
     };
     let alpn: Vec<&[u8]> = alpn.iter().map(String::as_bytes).collect();
     client_config(certificate, roots, expected, &alpn).map_err(failed)
@@ -136,8 +172,20 @@ fn system_roots() -> Result<&'static Roots, Error> {
         .map_err(|error| Error::TlsFailed(error.clone()))
 }
 
-/// SNI: the cluster's, else the name that is verified, else the address (which is not sent as SNI).
-fn server_name(tls: &ClientTls, address: IpAddr) -> ServerName<'static> {
-    let name = tls.sni.as_ref().or_else(|| tls.server_names.first());
-    name.and_then(|name| ServerName::try_from(name.clone()).ok()).unwrap_or_else(|| ServerName::IpAddress(address.into()))
+/// SNI: the cluster's, else the name that is verified, else the one that was resolved, else the address (which is not sent
+/// as SNI).
+fn server_name(tls: &ClientTls, cluster: &Cluster, address: IpAddr) -> ServerName<'static> {
+    let resolved = match &cluster.config.discovery {
+        Discovery::Dns { hosts, .. } => hosts.first().map(|(host, _)| host),
+        Discovery::Eds { .. } | Discovery::Static(_) | Discovery::OriginalDestination { .. } => {
+            None
+        }
+    };
+    let name = tls
+        .sni
+        .as_ref()
+        .or_else(|| tls.server_names.first())
+        .or(resolved);
+    name.and_then(|name| ServerName::try_from(name.clone()).ok())
+        .unwrap_or_else(|| ServerName::IpAddress(address.into()))
 }

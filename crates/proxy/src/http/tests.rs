@@ -1,0 +1,584 @@
+//! The engine over real sockets: a client, the proxy's own code as an explicit outbound listener, an origin.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use tasuki_xds::model::cluster::{HttpProtocol, Limits, OutlierDetection, RetryBudget};
+use tasuki_xds::model::route::{RetryOn, RetryPolicy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+mod support;
+
+use support::{Answer, Hop, Origin, get, local, post, read_until, retry_policy};
+
+#[test]
+fn http2_carries_headers_bodies_and_trailers() {
+    local(async {
+        let origin = Origin::h2(|request| {
+            assert_eq!(request.headers["x-kept"], "1");
+            assert!(!request.headers.contains_key("x-forwarded-client-cert"));
+            assert!(!request.headers.contains_key("x-tasuki-peer"));
+            assert_eq!(request.trailers.as_ref().unwrap()["x-end"], "t");
+            Answer::ok(&request.body).trailer("grpc-status", "0")
+        })
+        .await;
+        let hop = Hop::to(&origin).start().await;
+        let mut request = post("/echo", "hello");
+        for (name, value) in [
+            ("x-kept", "1"),
+            ("x-forwarded-client-cert", "By=me"),
+            ("x-tasuki-peer", "me"),
+        ] {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let mut client = hop.h2().await;
+        let response = client
+            .send_with_trailers(request, "x-end", "t")
+            .await
+            .unwrap();
+        assert_eq!(
+            (response.status, &response.body[..]),
+            (StatusCode::OK, &b"hello"[..])
+        );
+        assert_eq!(response.trailers.unwrap()["grpc-status"], "0");
+    });
+}
+
+#[test]
+fn one_connection_carries_many_streams() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::ok(b"x")).await;
+        let hop = Hop::to(&origin).start().await;
+        let client = hop.h2().await;
+        let requests = (0..300).map(|i| {
+            let mut client = client.clone();
+            tokio::task::spawn_local(async move {
+                client.send(get(&format!("/{i}"))).await.unwrap().status
+            })
+        });
+        for answer in requests.collect::<Vec<_>>() {
+            assert_eq!(answer.await.unwrap(), StatusCode::OK);
+        }
+        // 100 streams are assumed to be welcome before the peer has said so.
+        assert!(origin.connections() <= 3, "{}", origin.connections());
+    });
+}
+
+#[test]
+fn http1_is_kept_alive_on_both_sides() {
+    local(async {
+        let origin = Origin::h1(|request| Answer::ok(&request.body)).await;
+        let hop = Hop::to(&origin).start().await;
+        let mut io = hop.tcp().await;
+        for _ in 0..5 {
+            io.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello")
+                .await
+                .unwrap();
+            let answer = read_until(&mut io, "hello").await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        }
+        io.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await.unwrap();
+        read_until(&mut io, "abc").await;
+        assert_eq!(origin.connections(), 1);
+    });
+}
+
+#[test]
+fn versions_are_translated() {
+    local(async {
+        let origin = Origin::h2(|request| {
+            assert_eq!(request.authority.as_deref(), Some("a"));
+            Answer::ok(&request.body)
+        })
+        .await;
+        let hop = Hop::to(&origin).protocol(HttpProtocol::Http2).start().await;
+        let mut io = hop.tcp().await;
+        io.write_all(b"POST / HTTP/1.1\r\nhost: a\r\nconnection: x-hop\r\nx-hop: 1\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+        read_until(&mut io, "hi").await;
+        let origin = Origin::h1(|request| {
+            assert_eq!(request.headers["host"], "a");
+            assert_eq!(request.headers["cookie"], "a=1; b=2");
+            Answer::ok(&request.body)
+        })
+        .await;
+        let hop = Hop::to(&origin).protocol(HttpProtocol::Http1).start().await;
+        let mut request = post("/", "hi");
+        request
+            .headers_mut()
+            .append("cookie", "a=1".parse().unwrap());
+        request
+            .headers_mut()
+            .append("cookie", "b=2".parse().unwrap());
+        assert_eq!(&hop.h2().await.send(request).await.unwrap().body[..], b"hi");
+    });
+}
+
+#[test]
+fn framing_attacks_and_bad_hosts_are_refused() {
+    local(async {
+        let origin = Origin::h1(|_| Answer::ok(b"smuggled")).await;
+        let hop = Hop::to(&origin).start().await;
+        for head in [
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nhost: b\r\n\r\n",
+        ] {
+            let mut io = hop.tcp().await;
+            io.write_all(head.as_bytes()).await.unwrap();
+            let answer = read_until(&mut io, "\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer}");
+        }
+        let mut request = get("/");
+        request
+            .headers_mut()
+            .insert("host", "other".parse().unwrap());
+        assert_eq!(
+            hop.h2().await.send(request).await.unwrap().status,
+            StatusCode::BAD_REQUEST
+        );
+        assert_eq!(origin.requests(), 0);
+    });
+}
+
+#[test]
+fn refused_streams_are_repeated_and_executed_once() {
+    local(async {
+        let origin = Origin::h2(|request| match request.number {
+            0 => Answer::reset(h2::Reason::REFUSED_STREAM),
+            _ => Answer::ok(&request.body),
+        })
+        .await;
+        let hop = Hop::to(&origin).start().await;
+        let response = hop.h2().await.send(post("/pay", "once")).await.unwrap();
+        assert_eq!(
+            (response.status, &response.body[..]),
+            (StatusCode::OK, &b"once"[..])
+        );
+        assert_eq!(origin.requests(), 2);
+    });
+}
+
+#[test]
+fn what_may_have_been_processed_is_not_repeated() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::reset(h2::Reason::INTERNAL_ERROR)).await;
+        let hop = Hop::to(&origin).start().await;
+        let mut client = hop.h2().await;
+        assert_eq!(
+            client.send(post("/pay", "once")).await.unwrap().status,
+            StatusCode::BAD_GATEWAY
+        );
+        assert_eq!(origin.requests(), 1);
+        assert_eq!(
+            client.send(get("/read")).await.unwrap().status,
+            StatusCode::BAD_GATEWAY
+        );
+        assert_eq!(origin.requests(), 4, "a GET has three tries");
+    });
+}
+
+#[test]
+fn a_policy_is_obeyed_and_bodies_are_replayed() {
+    local(async {
+        let origin = Origin::h2(|request| match request.number {
+            0 | 1 => Answer::status(503),
+            _ => Answer::ok(&request.body),
+        })
+        .await;
+        let policy = RetryPolicy {
+            retries: 3,
+            ..retry_policy(&[RetryOn::Http5xx])
+        };
+        let hop = Hop::to(&origin).retry(policy).start().await;
+        let response = hop.h2().await.send(post("/", "again")).await.unwrap();
+        assert_eq!(
+            (response.status, &response.body[..]),
+            (StatusCode::OK, &b"again"[..])
+        );
+        assert_eq!(origin.requests(), 3);
+    });
+}
+
+#[test]
+fn the_budget_bounds_retries() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::status(503)).await;
+        let policy = RetryPolicy {
+            retries: 3,
+            ..retry_policy(&[RetryOn::Http5xx])
+        };
+        let none = RetryBudget {
+            percent: 0.0,
+            min_concurrent: 0,
+        };
+        let hop = Hop::to(&origin)
+            .retry(policy)
+            .cluster(|cluster| cluster.retry_budget = Some(none))
+            .start()
+            .await;
+        assert_eq!(
+            hop.h2().await.send(get("/")).await.unwrap().status,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        assert_eq!(origin.requests(), 1);
+    });
+}
+
+#[test]
+fn grpc_statuses_are_repeated_and_failures_speak_grpc() {
+    local(async {
+        let origin = Origin::h2(|request| match request.number {
+            0 => Answer::status(200).header("grpc-status", "14"),
+            _ => Answer::ok(b"").trailer("grpc-status", "0"),
+        })
+        .await;
+        let hop = Hop::to(&origin)
+            .retry(retry_policy(&[RetryOn::GrpcUnavailable]))
+            .start()
+            .await;
+        let mut request = post("/pkg.Service/Method", "x");
+        request
+            .headers_mut()
+            .insert("content-type", "application/grpc".parse().unwrap());
+        let response = hop.h2().await.send(request).await.unwrap();
+        assert_eq!(response.trailers.unwrap()["grpc-status"], "0");
+        let silent = Origin::h2(|_| Answer::never()).await;
+        let hop = Hop::to(&silent)
+            .timeout(Duration::from_millis(50))
+            .start()
+            .await;
+        let mut request = post("/pkg.Service/Method", "x");
+        request
+            .headers_mut()
+            .insert("content-type", "application/grpc".parse().unwrap());
+        let response = hop.h2().await.send(request).await.unwrap();
+        assert_eq!(
+            (response.status, &response.headers["grpc-status"]),
+            (StatusCode::OK, &http::HeaderValue::from(4))
+        );
+    });
+}
+
+#[test]
+fn the_route_timeout_is_504_and_cancels_the_upstream() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::never()).await;
+        let hop = Hop::to(&origin)
+            .timeout(Duration::from_millis(50))
+            .start()
+            .await;
+        let response = hop.h2().await.send(get("/")).await.unwrap();
+        assert_eq!(response.status, StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(
+            response.headers["x-tasuki-reason"],
+            "upstream_response_timeout"
+        );
+        origin.cancelled().await;
+    });
+}
+
+#[test]
+fn a_client_that_cancels_resets_the_upstream() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::never()).await;
+        let hop = Hop::to(&origin).start().await;
+        let mut client = hop.h2().await;
+        let (response, _) = client.start(get("/"), true).await;
+        origin.reached(1).await;
+        drop(response);
+        origin.cancelled().await;
+    });
+}
+
+#[test]
+fn connections_that_fail_are_503_uf() {
+    local(async {
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let hop = Hop::to_address(closed).start().await;
+        let response = hop.h2().await.send(get("/")).await.unwrap();
+        assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(
+            response.headers["x-tasuki-reason"]
+                .to_str()
+                .unwrap()
+                .starts_with("connection_failure")
+        );
+    });
+}
+
+#[test]
+fn overflow_is_refused_at_once() {
+    local(async {
+        let origin = Origin::h1(|_| Answer::never()).await;
+        let limits = Limits {
+            max_connections: 1,
+            max_pending_requests: 1,
+            ..Limits::default()
+        };
+        let hop = Hop::to(&origin)
+            .protocol(HttpProtocol::Http1)
+            .cluster(|cluster| cluster.limits = limits)
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        let _first = client.start(get("/1"), true).await;
+        origin.reached(1).await;
+        let _second = client.start(get("/2"), true).await;
+        let response = client.send(get("/3")).await.unwrap();
+        assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            response.headers["x-tasuki-reason"],
+            "overflow{max_pending_requests}"
+        );
+    });
+}
+
+#[test]
+fn five_5xx_eject_an_endpoint() {
+    local(async {
+        let bad = Origin::h2(|_| Answer::status(500)).await;
+        let good = Origin::h2(|_| Answer::ok(b"")).await;
+        let outliers = OutlierDetection {
+            consecutive_5xx: 5,
+            consecutive_gateway_errors: 0,
+            consecutive_local_origin: 0,
+            split_local_origin: false,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(300),
+            max_ejection: Duration::from_secs(300),
+            max_ejection_percent: 10,
+        };
+        let hop = Hop::to(&bad)
+            .and(&good)
+            .cluster(|cluster| cluster.outliers = Some(outliers))
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        for _ in 0..100 {
+            client.send(get("/")).await.unwrap();
+        }
+        assert_eq!(bad.requests(), 5);
+    });
+}
+
+#[test]
+fn a_slow_reader_slows_its_writer() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::endless(16 * 1024)).await;
+        let hop = Hop::to(&origin).start().await;
+        let mut client = hop.h2().await;
+        let (response, _) = client.start(get("/"), true).await;
+        let stalled = response.await.unwrap();
+        origin.stalled().await;
+        // The client's window, the proxy's two windows and what the sockets hold; no more.
+        assert!(origin.sent() < 4 * 1024 * 1024, "{}", origin.sent());
+        drop(stalled);
+    });
+}
+
+#[test]
+fn a_stalled_stream_of_tiny_messages_leaves_others_alone() {
+    local(async {
+        let origin = Origin::h2(|request| match request.path.as_str() {
+            "/stalled" => Answer::endless(20),
+            _ => Answer::ok(b"fine"),
+        })
+        .await;
+        let hop = Hop::to(&origin).start().await;
+        let mut client = hop.h2().await;
+        let (response, _) = client.start(get("/stalled"), true).await;
+        let stalled = response.await.unwrap();
+        for _ in 0..200 {
+            assert_eq!(&client.send(get("/")).await.unwrap().body[..], b"fine");
+        }
+        origin.stalled().await;
+        assert_eq!(&client.send(get("/")).await.unwrap().body[..], b"fine");
+        assert_eq!(origin.connections(), 1);
+        drop(stalled);
+    });
+}
+
+#[test]
+fn goaway_loses_nothing() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::ok(b"")).await;
+        origin.goaway_after(10);
+        let hop = Hop::to(&origin).start().await;
+        let mut client = hop.h2().await;
+        for _ in 0..100 {
+            assert_eq!(
+                client.send(post("/", "x")).await.unwrap().status,
+                StatusCode::OK
+            );
+        }
+        assert!(origin.connections() > 5);
+    });
+}
+
+#[test]
+fn upgrades_become_tunnels() {
+    local(async {
+        let origin = Origin::raw(|mut io: TcpStream| async move {
+            let head = read_until(&mut io, "\r\n\r\n").await;
+            assert!(head.to_ascii_lowercase().contains("upgrade: websocket"), "{head}");
+            io.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await.unwrap();
+            let mut buffer = [0; 64];
+            while let Ok(length @ 1..) = io.read(&mut buffer).await {
+                io.write_all(&buffer[..length]).await.unwrap();
+            }
+        })
+        .await;
+        let hop = Hop::to(&origin).start().await;
+        let mut io = hop.tcp().await;
+        io.write_all(
+            b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n",
+        )
+        .await
+        .unwrap();
+        let head = read_until(&mut io, "\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        for _ in 0..3 {
+            io.write_all(b"ping!").await.unwrap();
+            let mut echo = [0; 5];
+            io.read_exact(&mut echo).await.unwrap();
+            assert_eq!(&echo, b"ping!");
+        }
+    });
+}
+
+#[test]
+fn upgrades_cross_http2_as_extended_connect() {
+    local(async {
+        let app = Origin::raw(|mut io: TcpStream| async move {
+            read_until(&mut io, "\r\n\r\n").await;
+            io.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await.unwrap();
+            let mut buffer = [0; 64];
+            while let Ok(length @ 1..) = io.read(&mut buffer).await {
+                io.write_all(&buffer[..length]).await.unwrap();
+            }
+        })
+        .await;
+        let far = Hop::to(&app).protocol(HttpProtocol::Http1).start().await;
+        let near = Hop::to_address(far.address())
+            .protocol(HttpProtocol::Http2)
+            .start()
+            .await;
+        let mut io = near.tcp().await;
+        io.write_all(
+            b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n",
+        )
+        .await
+        .unwrap();
+        let head = read_until(&mut io, "\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        io.write_all(b"ping!").await.unwrap();
+        let mut echo = [0; 5];
+        io.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, b"ping!");
+    });
+}
+
+#[test]
+fn a_body_waits_for_the_upstreams_100() {
+    local(async {
+        let origin = Origin::raw(|mut io: TcpStream| async move {
+            let head = read_until(&mut io, "\r\n\r\n").await;
+            assert!(head.contains("100-continue"), "{head}");
+            assert!(
+                head.ends_with("\r\n\r\n"),
+                "the body came before the 100: {head}"
+            );
+            io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+                .await
+                .unwrap();
+            read_until(&mut io, "body").await;
+            io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                .await
+                .unwrap();
+        })
+        .await;
+        let hop = Hop::to(&origin).start().await;
+        let mut io = hop.tcp().await;
+        io.write_all(
+            b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n",
+        )
+        .await
+        .unwrap();
+        let answer = read_until(&mut io, "\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 100"), "{answer}");
+        io.write_all(b"body").await.unwrap();
+        read_until(&mut io, "ok").await;
+    });
+}
+
+#[test]
+fn interim_responses_cross_http2() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::ok(b"").early_hints()).await;
+        let hop = Hop::to(&origin).start().await;
+        let response = hop.h2().await.send(get("/")).await.unwrap();
+        assert_eq!(response.interim, [StatusCode::from_u16(103).unwrap()]);
+    });
+}
+
+#[test]
+fn head_and_http10_have_no_body_to_wait_for() {
+    local(async {
+        let origin = Origin::h1(|_| Answer::ok(b"body")).await;
+        let hop = Hop::to(&origin).start().await;
+        let mut io = hop.tcp().await;
+        io.write_all(b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let head = read_until(&mut io, "\r\n\r\n").await;
+        assert!(head.contains("content-length: 4"), "{head}");
+        let mut io = hop.tcp().await;
+        io.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        io.read_to_end(&mut answer).await.unwrap();
+        assert!(
+            answer.ends_with(b"body"),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    });
+}
+
+#[test]
+fn the_upload_goes_on_beside_the_response() {
+    local(async {
+        let origin = Origin::h2_echo().await;
+        let hop = Hop::to(&origin).start().await;
+        let mut client = hop.h2().await;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("http://a/")
+            .body(())
+            .unwrap();
+        let (response, mut send) = client.start(request, false).await;
+        let mut body = response.await.unwrap().into_body();
+        for i in 0..10_u8 {
+            send.send_data(Bytes::from(vec![i; 100]), false).unwrap();
+            let mut seen = 0;
+            while seen < 100 {
+                let data = body.data().await.unwrap().unwrap();
+                assert!(data.iter().all(|b| *b == i));
+                seen += data.len();
+            }
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+        assert!(
+            body.data()
+                .await
+                .is_none_or(|data| data.unwrap().is_empty())
+        );
+    });
+}
