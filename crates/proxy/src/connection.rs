@@ -677,3 +677,6 @@ async fn enter(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
