@@ -53,7 +53,7 @@ pub fn cluster(viewer: &Viewer<'_>, name: &str) -> Option<Cluster> {
             let workload = viewer.mesh.workloads.at(address)?;
             let protocol = viewer.mesh.workload_port(workload, port);
             Some(Cluster {
-                tls: tls::of_pod(viewer, workload, port),
+                tls: tls::of_pod(viewer, workload),
                 http: http_protocol(protocol, None),
                 ..plain(name, Discovery::Eds { service_name: None })
             })

@@ -54,7 +54,7 @@ pub fn of_service(
 }
 
 /// TLS to one pod.
-pub fn of_pod(viewer: &Viewer<'_>, workload: &Workload, _port: u16) -> Vec<TlsMatch> {
+pub fn of_pod(viewer: &Viewer<'_>, workload: &Workload) -> Vec<TlsMatch> {
     let identities = match viewer.client.dialect {
         Dialect::Tasuki => Vec::new(),
         Dialect::Envoy { .. } | Dialect::Grpc { .. } => vec![workload.identity.clone()],
