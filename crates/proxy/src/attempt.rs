@@ -161,11 +161,13 @@ impl Attempts<'_> {
                             source.commit();
                         }
                         record.reason.get_or_insert("retry_budget_exceeded".into());
+                        self.count_retry("refused");
                         return self.finish(result, picked, request_permit.take(), None);
                     }
                 }
             }
             self.observe(&picked, &result);
+            self.count_retry("made");
             let backoff = self.plan.backoff(number, &result);
             drop(result);
             drop(picked);
@@ -174,6 +176,11 @@ impl Attempts<'_> {
             }
         }
         Err(Error::NoHealthyUpstream)
+    }
+
+    fn count_retry(&self, outcome: &str) {
+        let retries = &self.worker.metrics.retries;
+        retries.with_label_values(&[self.cluster.name(), outcome]).inc();
     }
 
     /// A cluster that has just been named may still wait for its endpoints.
@@ -199,6 +206,7 @@ impl Attempts<'_> {
             cluster: self.cluster,
             endpoint: &picked.endpoint,
             version: self.version,
+            is_grpc: self.is_grpc,
         };
         record.mutual_tls = target.is_mutual_tls();
         if target.is_mesh() {

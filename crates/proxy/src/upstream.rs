@@ -39,6 +39,8 @@ pub struct Target<'a> {
     pub endpoint: &'a Arc<Endpoint>,
     /// What a plain endpoint is spoken to; mesh peers always get HTTP/2.
     pub version: HttpVersion,
+    /// gRPC does not exist over HTTP/1.1, whatever the port was declared to speak.
+    pub is_grpc: bool,
 }
 
 /// Connections of one worker, by endpoint. Nothing here is shared with other threads.
@@ -107,7 +109,8 @@ impl Target<'_> {
 
     /// Whether HTTP/2 is spoken there.
     pub fn is_h2(&self) -> bool {
-        Security::of(self.cluster, self.endpoint).is_mesh()
+        self.is_grpc
+            || Security::of(self.cluster, self.endpoint).is_mesh()
             || match self.cluster.config.http {
                 HttpProtocol::Http1 => false,
                 HttpProtocol::Http2 => true,

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 mod support;
 
-use support::{Answer, Hop, Origin, get, local, post, read_until, retry_policy};
+use support::{Answer, Domain, Hop, Origin, get, local, post, read_until, retry_policy};
 
 #[test]
 fn http2_carries_headers_bodies_and_trailers() {
@@ -580,5 +580,64 @@ fn the_upload_goes_on_beside_the_response() {
                 .await
                 .is_none_or(|data| data.unwrap().is_empty())
         );
+    });
+}
+
+const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+const STOREFRONT: &str = "spiffe://cluster.local/ns/shop/sa/storefront";
+
+#[test]
+fn mesh_peers_are_spoken_to_in_http2_over_mutual_tls() {
+    local(async {
+        let mut domain = Domain::new();
+        let origin = Origin::mesh(&domain.identity(CART), |request| {
+            assert!(
+                request.headers["x-tasuki-peer"]
+                    .to_str()
+                    .unwrap()
+                    .starts_with("caller;")
+            );
+            let orig = request.headers["x-tasuki-orig-proto"].to_str().unwrap();
+            Answer::ok(orig.as_bytes())
+        })
+        .await;
+        let hop = Hop::to(&origin)
+            .mesh(&domain.identity(STOREFRONT), &[CART])
+            .start()
+            .await;
+        assert_eq!(
+            &hop.h2().await.send(get("/")).await.unwrap().body[..],
+            b"HTTP/2"
+        );
+        let mut io = hop.tcp().await;
+        io.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nx-tasuki-peer: liar\r\n\r\n")
+            .await
+            .unwrap();
+        let answer = read_until(&mut io, "8\r\nHTTP/1.1\r\n").await;
+        assert!(!answer.contains("absolute"), "{answer}");
+        io.write_all(b"GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        read_until(&mut io, "HTTP/1.1; absolute").await;
+        assert_eq!(origin.connections(), 1);
+    });
+}
+
+#[test]
+fn a_peer_with_the_wrong_identity_is_refused() {
+    local(async {
+        let mut domain = Domain::new();
+        let origin = Origin::mesh(&domain.identity(CART), |_| Answer::ok(b"wrong")).await;
+        let caller = domain.identity(STOREFRONT);
+        let hop = Hop::to(&origin).mesh(&caller, &[STOREFRONT]).start().await;
+        let response = hop.h2().await.send(post("/", "secret")).await.unwrap();
+        assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+        let reason = response.headers["x-tasuki-reason"].to_str().unwrap();
+        assert!(reason.starts_with("tls_failure"), "{reason}");
+        let stranger = Domain::new().identity(STOREFRONT);
+        let hop = Hop::to(&origin).mesh(&stranger, &[CART]).start().await;
+        let response = hop.h2().await.send(post("/", "secret")).await.unwrap();
+        assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(origin.requests(), 0);
     });
 }

@@ -6,25 +6,32 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use tasuki_identity::ClientAuth;
+use tasuki_identity::ca::CertificateAuthority;
+use tasuki_identity::{Roots, SpiffeId, TrustDomain};
 use tasuki_xds::model;
-use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits};
+use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits, TlsMatch};
+use tasuki_xds::model::endpoint::{ClusterLoadAssignment, Endpoint, Health, Locality, WorkloadRef};
 use tasuki_xds::model::listener::{DeclaredProtocol, HttpConnection, Listener, RouteSource};
 use tasuki_xds::model::route::{
     Forward, HeaderMutations, PathMatch, RetryOn, RetryPolicy, Route, RouteAction,
     RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
-use tokio::io::AsyncReadExt;
+use tasuki_xds::model::tls::{CertificateSource, ClientTls};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
+use tokio_rustls::TlsAcceptor;
 
 use crate::cluster::Cluster;
 use crate::drain::Drain;
+use crate::identity::Identity;
 use crate::loop_guard::LoopGuard;
 use crate::observe::{AccessLog, Metrics, Recorder};
 use crate::settings::{AccessLogMode, ObjectName, Role, Settings, UnknownPolicy};
@@ -34,6 +41,35 @@ use crate::{connection, upstream};
 
 /// A test that hangs is a failure, not a mystery.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Identities of one trust domain.
+pub struct Domain {
+    ca: CertificateAuthority,
+    _folder: tempfile::TempDir,
+}
+
+impl Domain {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::new("cluster.local").unwrap();
+        let ca = CertificateAuthority::open(folder.path(), &domain, SystemTime::now()).unwrap();
+        Self {
+            ca,
+            _folder: folder,
+        }
+    }
+
+    pub fn identity(&mut self, id: &str) -> Arc<Identity> {
+        let id = SpiffeId::parse(id).unwrap();
+        let lifetime = Duration::from_secs(600);
+        let certificate = self
+            .ca
+            .workload_certificate(&id, lifetime, SystemTime::now())
+            .unwrap();
+        let roots = Roots::from_pem(self.ca.roots().to_pem().as_bytes()).unwrap();
+        Identity::new(certificate, roots)
+    }
+}
 
 /// Runs a test on a worker-like runtime.
 pub fn local(test: impl Future<Output = ()>) {
@@ -99,6 +135,8 @@ pub struct Hop {
     endpoints: Vec<SocketAddr>,
     cluster: model::Cluster,
     forward: Forward,
+    identity: Option<Arc<Identity>>,
+    peers: Option<Vec<String>>,
 }
 
 pub struct Running {
@@ -113,7 +151,7 @@ impl Hop {
     pub fn to_address(address: SocketAddr) -> Self {
         let cluster = model::Cluster {
             name: "c".into(),
-            discovery: Discovery::Static(Vec::new()),
+            discovery: Discovery::Eds { service_name: None },
             connect_timeout: Duration::from_secs(5),
             balance: Balance::RoundRobin,
             limits: Limits::default(),
@@ -144,6 +182,8 @@ impl Hop {
             endpoints: vec![address],
             cluster,
             forward,
+            identity: None,
+            peers: None,
         }
     }
 
@@ -172,8 +212,55 @@ impl Hop {
         self
     }
 
-    pub async fn start(mut self) -> Running {
-        self.cluster.discovery = Discovery::Static(self.endpoints.clone());
+    /// The endpoints are peers of the mesh that must be one of `peers`; this proxy is `identity`.
+    pub fn mesh(mut self, identity: &Arc<Identity>, peers: &[&str]) -> Self {
+        let workload = || Some(CertificateSource::ProviderInstance("workload".into()));
+        let tls = ClientTls {
+            certificate: workload(),
+            trust: workload(),
+            server_identities: Vec::new(),
+            server_names: Vec::new(),
+            sni: None,
+            alpn: vec!["tasuki-h2".into()],
+        };
+        self.cluster.tls = vec![
+            TlsMatch {
+                name: "mesh".into(),
+                tls_mode: Some("istio".into()),
+                tls: Some(tls),
+            },
+            TlsMatch {
+                name: "plain".into(),
+                tls_mode: None,
+                tls: None,
+            },
+        ];
+        self.identity = Some(identity.clone());
+        self.peers = Some(peers.iter().map(|peer| (*peer).to_owned()).collect());
+        self
+    }
+
+    fn assignment(&self) -> ClusterLoadAssignment {
+        let endpoint = |address: &SocketAddr| Endpoint {
+            address: *address,
+            weight: 1,
+            health: Health::Healthy,
+            tls_mode: self.peers.as_ref().map(|_| "istio".to_owned()),
+            identities: self.peers.clone().unwrap_or_default(),
+            workload: WorkloadRef::default(),
+        };
+        let endpoints = self.endpoints.iter().map(endpoint).collect();
+        let locality = Locality {
+            endpoints,
+            ..Locality::default()
+        };
+        ClusterLoadAssignment {
+            cluster: "c".into(),
+            localities: vec![locality],
+        }
+    }
+
+    pub async fn start(self) -> Running {
         let worker = worker(self.snapshot());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -188,6 +275,7 @@ impl Hop {
 
     fn snapshot(&self) -> Snapshot {
         let cluster = Arc::new(Cluster::new(&self.cluster));
+        cluster.update(&self.assignment());
         let route = Route {
             name: "all".into(),
             matches: RouteMatch {
@@ -230,6 +318,12 @@ impl Hop {
         });
         let mut snapshot = Snapshot::empty();
         snapshot.generation = 1;
+        snapshot.identity = self.identity.clone();
+        let name = "caller".to_owned();
+        snapshot.workload = Arc::new(WorkloadRef {
+            name,
+            ..WorkloadRef::default()
+        });
         snapshot
             .outbound
             .insert(ListenerName::exact("hop.test:80"), Arc::new(outbound));
@@ -551,6 +645,28 @@ impl Origin {
         Self::listen(move |stream, seen| h2_origin(stream, seen, Some(handler.clone()))).await
     }
 
+    /// A peer of the mesh: HTTP/2 in TLS with ALPN `tasuki-h2`, client certificates required.
+    pub async fn mesh(
+        identity: &Arc<Identity>,
+        handler: impl FnMut(Asked) -> Answer + 'static,
+    ) -> Self {
+        let alpn = ["tasuki-h2".to_owned(), "tasuki-tcp".to_owned()];
+        let config = identity.server(&alpn, ClientAuth::Required).unwrap();
+        let acceptor = TlsAcceptor::from(config);
+        let handler: Handler = Rc::new(RefCell::new(handler));
+        Self::listen(move |stream, seen| {
+            let (acceptor, handler) = (acceptor.clone(), handler.clone());
+            async move {
+                let Ok(session) = acceptor.accept(stream).await else {
+                    return;
+                };
+                assert_eq!(session.get_ref().1.alpn_protocol(), Some(&b"tasuki-h2"[..]));
+                h2_origin(session, seen, Some(handler)).await;
+            }
+        })
+        .await
+    }
+
     /// Sends back what comes, as it comes.
     pub async fn h2_echo() -> Self {
         Self::listen(|stream, seen| h2_origin(stream, seen, None)).await
@@ -599,7 +715,10 @@ async fn h1_origin(stream: TcpStream, seen: Rc<Seen>, handler: Handler) {
     );
 }
 
-async fn h2_origin(stream: TcpStream, seen: Rc<Seen>, handler: Option<Handler>) {
+async fn h2_origin<IO>(stream: IO, seen: Rc<Seen>, handler: Option<Handler>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     let mut server = h2::server::Builder::new()
         .enable_connect_protocol()
         .handshake::<_, Bytes>(stream)
