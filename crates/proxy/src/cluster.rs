@@ -47,6 +47,8 @@ struct Shared {
     epoch: Instant,
     /// Endpoints that are out, or whose time is up but who have not been chosen since: while 0, nobody looks at a clock.
     ejected: AtomicU32,
+    /// Ejections so far.
+    ejections: AtomicU64,
     arrived: tokio::sync::watch::Sender<bool>,
     originals: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
 }
@@ -192,6 +194,7 @@ impl Cluster {
                 turn: AtomicUsize::new(0),
                 epoch: Instant::now(),
                 ejected: AtomicU32::new(0),
+                ejections: AtomicU64::new(0),
                 arrived: tokio::sync::watch::Sender::new(false),
                 originals: Mutex::default(),
             }),
@@ -314,6 +317,11 @@ impl Cluster {
         self.shared.assignment.load_full()
     }
 
+    /// How many ejections there were since the cluster appeared.
+    pub fn ejections(&self) -> u64 {
+        self.shared.ejections.load(Ordering::Relaxed)
+    }
+
     pub fn breaker(&self) -> &Breaker {
         &self.shared.breaker
     }
@@ -377,6 +385,7 @@ impl Cluster {
         let out = set.all().filter(|other| other.ejection.is_out(now)).count();
         if eject::may_eject(config, out, set.len()) && endpoint.ejection.eject(config, now) {
             self.shared.ejected.fetch_add(1, Ordering::Relaxed);
+            self.shared.ejections.fetch_add(1, Ordering::Relaxed);
             tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint ejected");
         }
     }

@@ -4,6 +4,7 @@
 //! which is cancelled half-way is recorded as well.
 
 pub mod access_log;
+pub mod clusters;
 pub mod metrics;
 pub mod peer;
 pub mod record;

@@ -18,6 +18,7 @@ use crate::admin::Admin;
 use crate::control::ControlPlane;
 use crate::drain::Drain;
 use crate::identity::renew::{ControlSigner, Renewal};
+use crate::observe::clusters::Clusters;
 use crate::observe::{AccessLog, Metrics};
 use crate::settings::{Command, CommandLine, Role, Settings};
 use crate::state::manager::Manager;
@@ -48,6 +49,9 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     let (access_log, written) =
         AccessLog::stdout(settings.access_log, metrics.access_log_dropped.clone())?;
     let (state, demands) = State::new(settings.unknown_when_disconnected);
+    metrics
+        .registry()
+        .register(Box::new(Clusters::new(Arc::clone(&state))?))?;
     let drain = Drain::new();
     let (stop, stopped) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -104,10 +108,9 @@ async fn control(
     serve_admin(&settings, &state, &metrics, &drain).await?;
 
     let ads = AdsClient::new(&node(&settings.role));
-    let gateway = matches!(settings.role, Role::Gateway { .. });
     let manager = Manager::new(
         ads,
-        gateway,
+        &settings.role,
         &settings.state_dir,
         Arc::clone(&state),
         Arc::clone(&metrics),

@@ -110,7 +110,7 @@ fn tcp(target: &TcpTarget) -> Value {
 pub fn clusters(snapshot: &Snapshot) -> Value {
     let mut all: Vec<_> = snapshot.clusters.values().collect();
     all.sort_by(|a, b| a.name().cmp(b.name()));
-    Value::Array(all.into_iter().map(|c| cluster(c)).collect())
+    Value::Array(all.into_iter().map(cluster).collect())
 }
 
 fn cluster(cluster: &Arc<Cluster>) -> Value {

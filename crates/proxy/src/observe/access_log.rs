@@ -183,7 +183,11 @@ impl Serialize for Line<'_> {
 
 fn text<M: SerializeMap>(map: &mut M, key: &str, value: Option<&str>) -> Result<(), M::Error> {
     let Some(value) = value else { return Ok(()) };
-    map.serialize_entry(key, &value[..value.floor_char_boundary(LONGEST_FIELD)])
+    let mut end = value.len().min(LONGEST_FIELD);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    map.serialize_entry(key, &value[..end])
 }
 
 fn bytes<M: SerializeMap>(map: &mut M, key: &str, value: Option<&[u8]>) -> Result<(), M::Error> {

@@ -65,7 +65,6 @@ pub struct Metrics {
     pub downstream_connections: IntGauge,
     pub downstream_accepted: IntCounter,
     pub retries: IntCounterVec,
-    pub ejections: IntCounterVec,
     pub demands: IntCounterVec,
     pub control_connected: IntGauge,
     pub control_connects: IntCounter,
@@ -170,14 +169,8 @@ impl Metrics {
             retries: counters(
                 r,
                 "tasuki_retries_total",
-                "Retries by cluster and outcome.",
+                "Retries by cluster: made, or refused by the budget.",
                 &["cluster", "outcome"],
-            )?,
-            ejections: counters(
-                r,
-                "tasuki_ejections_total",
-                "Endpoints ejected, by cluster.",
-                &["cluster"],
             )?,
             demands: counters(
                 r,

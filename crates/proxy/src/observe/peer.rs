@@ -59,7 +59,10 @@ pub fn encode(workload: &WorkloadRef) -> String {
 
 /// The peers that have been seen, so that one peer is one `Arc` and metric handles can be cached by it.
 #[derive(Default)]
-pub struct Peers(Mutex<HashMap<(Option<Arc<str>>, Box<[u8]>), Arc<Party>>>);
+pub struct Peers(Mutex<HashMap<Shown, Arc<Party>>>);
+
+/// What a peer showed: its verified id and its header.
+type Shown = (Option<Arc<str>>, Box<[u8]>);
 
 impl Peers {
     /// The party with this verified id that sent this header; `other` once there are too many.

@@ -26,6 +26,7 @@ use crate::authorize::Authorizer;
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::observe::Metrics;
+use crate::settings::Role;
 
 /// New names that are asked for in a second (contract section 3).
 const NEW_NAMES_PER_SECOND: u32 = 100;
@@ -70,12 +71,13 @@ impl Manager {
     /// A manager that has read what the state dir kept.
     pub fn new(
         ads: AdsClient,
-        gateway_role: bool,
+        role: &Role,
         state_dir: &Path,
         state: Arc<State>,
         metrics: Arc<Metrics>,
         now: Instant,
     ) -> Manager {
+        let gateway_role = matches!(role, Role::Gateway { .. });
         let shelf = Shelf::open(state_dir)
             .inspect_err(|error| tracing::warn!(%error, "configuration will not be kept"))
             .ok();
@@ -89,7 +91,10 @@ impl Manager {
             subscribed: BTreeSet::new(),
             gateway_role,
             connected: false,
-            next: Snapshot::empty(),
+            next: Snapshot {
+                workload: Arc::new(named(role)),
+                ..Snapshot::empty()
+            },
             changed: false,
             state,
             metrics,
@@ -597,6 +602,16 @@ impl Manager {
             }
             false
         });
+    }
+}
+
+/// Who this proxy is as far as its flags say; the control plane knows more of a sidecar's workload.
+fn named(role: &Role) -> WorkloadRef {
+    let (Role::Sidecar { pod: own } | Role::Gateway { gateway: own }) = role;
+    WorkloadRef {
+        name: own.name.clone(),
+        namespace: own.namespace.clone(),
+        ..WorkloadRef::default()
     }
 }
 

@@ -28,12 +28,9 @@ impl Mesh {
     fn settle(&mut self) -> Vec<String> {
         let settled = self.deps.settle(self.now, &self.subscribed);
         self.subscribed.extend(settled.subscribe);
-        settled
-            .unsubscribe
-            .iter()
-            .for_each(|key| {
-                self.subscribed.remove(key);
-            });
+        settled.unsubscribe.iter().for_each(|key| {
+            self.subscribed.remove(key);
+        });
         settled.ready.into_iter().map(|(name, _)| name).collect()
     }
 

@@ -7,7 +7,7 @@ use tasuki_xds::model::listener::{DeclaredProtocol, Filter, FilterChain, TcpProx
 use tasuki_xds::model::route::{HeaderMutations, WeightedCluster};
 
 use super::*;
-use crate::settings::UnknownPolicy;
+use crate::settings::{ObjectName, UnknownPolicy};
 
 /// A manager with a control plane that is played by hand.
 struct Play {
@@ -28,7 +28,12 @@ impl Play {
         let ads = AdsClient::new(&NodeInfo::sidecar("shop", "cart-1", "0"));
         let manager = Manager::new(
             ads,
-            false,
+            &Role::Sidecar {
+                pod: ObjectName {
+                    namespace: "shop".into(),
+                    name: "cart-1".into(),
+                },
+            },
             folder.path(),
             Arc::clone(&state),
             metrics,
