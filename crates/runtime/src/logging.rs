@@ -31,15 +31,21 @@ pub fn init(filter: &str, json: bool) -> Result<(), Error> {
         let builder = builder.json().with_env_filter(parsed);
         let builder = builder.with_filter_reloading();
         let handle = builder.reload_handle();
-        reload =
-            Box::new(move |filter| handle.reload(filter).map_err(|e| Error::Init(e.to_string())));
+        reload = Box::new(move |filter| {
+            handle
+                .reload(filter)
+                .map_err(|e| Error::Init(e.to_string()))
+        });
         builder.try_init()
     } else {
         let builder = builder.with_ansi(false).with_env_filter(parsed);
         let builder = builder.with_filter_reloading();
         let handle = builder.reload_handle();
-        reload =
-            Box::new(move |filter| handle.reload(filter).map_err(|e| Error::Init(e.to_string())));
+        reload = Box::new(move |filter| {
+            handle
+                .reload(filter)
+                .map_err(|e| Error::Init(e.to_string()))
+        });
         builder.try_init()
     };
     done.map_err(|e| Error::Init(e.to_string()))?;
