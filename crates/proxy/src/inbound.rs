@@ -42,6 +42,7 @@ pub async fn handle(
     let chain = conn.chain(&worker.state)?;
     let (mut parts, body) = request.into_parts();
     introduce(worker, conn, &parts, record);
+    record.destination = chain.destination.clone();
     let permitted = chain.authorizer.admit(&conn.source(), &mut parts)?;
     let decision = Decision {
         spoken: spoken(&chain, conn, &parts),
@@ -144,6 +145,7 @@ async fn send(
     record: &mut RequestRecord,
 ) -> Result<Response<Body>, Error> {
     let Decision { chain, spoken, .. } = decision;
+    let is_grpc = headers::is_grpc(request.headers());
     let picked = chain.cluster.pick_original(conn.application);
     record.upstream = Some(picked.endpoint.address);
     record.cluster = Some(chain.cluster_name.clone());
@@ -162,6 +164,7 @@ async fn send(
         cluster: &chain.cluster,
         endpoint: &picked.endpoint,
         version,
+        is_grpc,
     };
     upstream::send(worker, &target, request, interim).await
 }

@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 /// The target folder of the running test or program.
 pub fn target_dir() -> Option<PathBuf> {
@@ -33,23 +34,63 @@ pub fn find(name: &str) -> Result<PathBuf> {
     bail!("{name} is not built: run `cargo build --release --workspace` first")
 }
 
-/// Like [`find`], in a folder that every user may read: proxies run as user 1337, who may not enter the folder of the checkout.
-pub fn shared(name: &str) -> Result<PathBuf> {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+/// A program in a folder that every user may read; the folder goes with the last one in it.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    path: PathBuf,
+    _folder: Arc<TempDir>,
+}
+
+impl std::ops::Deref for Shared {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Like [`find`], where user 1337 may execute it: proxies run as that user, who may not enter the folder of the checkout.
+pub fn shared(name: &str) -> Result<Shared> {
+    static FOLDER: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
     let source = find(name)?;
-    if FOLDER.get().is_none() {
-        let dir = tempfile::Builder::new().prefix("tasuki-bin-").tempdir()?;
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
-        // Another thread may have been first; its folder wins and ours goes.
-        let _ = FOLDER.set(dir);
+    let mut known = FOLDER.lock().unwrap_or_else(|e| e.into_inner());
+    let folder = match known.upgrade() {
+        Some(folder) => folder,
+        None => {
+            let prefix = format!("{PREFIX}{}-", std::process::id());
+            let folder = Arc::new(tempfile::Builder::new().prefix(&prefix).tempdir()?);
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+            *known = Arc::downgrade(&folder);
+            folder
+        }
+    };
+    let path = folder.path().join(name);
+    if !path.exists() {
+        std::fs::copy(&source, &path).with_context(|| format!("copying {}", source.display()))?;
     }
-    let folder = FOLDER.get().context("folder of shared programs")?.path();
-    let shared = folder.join(name);
-    if !shared.exists() {
-        let partial = folder.join(format!("{name}.{:?}", std::thread::current().id()));
-        std::fs::copy(&source, &partial)
-            .with_context(|| format!("copying {}", source.display()))?;
-        std::fs::rename(&partial, &shared)?;
+    Ok(Shared {
+        path,
+        _folder: folder,
+    })
+}
+
+/// Start of the name of a folder of shared programs; the process id follows.
+const PREFIX: &str = "tasuki-bin-";
+
+/// Removes what killed runs left.
+pub(crate) fn sweep() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next())
+            .and_then(|pid| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Another sweeper may be at it, too.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
-    Ok(shared)
 }

@@ -178,14 +178,28 @@ impl Mesh {
         token(&self.state_dir(), namespace, account, ttl)
     }
 
-    /// Runs `tasuki ca rotate` on the state dir.
-    pub fn rotate_ca(&self) -> Result<String> {
-        let program = binaries::find("tasuki")?;
-        let state = self.state_dir().display().to_string();
-        self.network.hub().command(
-            &program.display().to_string(),
-            &["ca", "rotate", "--state-dir", &state],
-        )
+    /// Runs `tasuki ca rotate` to its end, which comes when the last certificate of the old root has expired.
+    pub fn rotate_ca(&self, limit: Duration) -> Result<()> {
+        let mut process = Process::start(Launch {
+            namespace: self.network.hub(),
+            program: &binaries::find("tasuki")?,
+            args: vec![
+                "ca".into(),
+                "rotate".into(),
+                format!("--state-dir={}", self.state_dir().display()),
+            ],
+            env: Vec::new(),
+            uid: None,
+            name: "rotate".into(),
+            log_dir: &self.logs(),
+        })?;
+        let status = process.wait(limit).with_context(|| process.log())?;
+        ensure!(
+            status.success(),
+            "tasuki ca rotate: {status}: {}",
+            process.log()
+        );
+        Ok(())
     }
 }
 

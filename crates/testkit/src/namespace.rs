@@ -276,6 +276,7 @@ impl Namespace {
 
 /// Removes the namespaces (and kills the processes in them) of runs whose process is gone.
 pub fn sweep() {
+    crate::binaries::sweep();
     let Ok(entries) = std::fs::read_dir("/run/netns") else {
         return;
     };

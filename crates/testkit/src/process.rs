@@ -146,7 +146,7 @@ impl Drop for Process {
         self.kill();
         if std::thread::panicking() {
             let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            let tail: Vec<&str> = log.lines().rev().take(15).collect();
             eprintln!(
                 "--- {} ({}), last lines of {}:",
                 self.name,
@@ -154,7 +154,7 @@ impl Drop for Process {
                 self.log.display()
             );
             for line in tail.iter().rev() {
-                eprintln!("    {line}");
+                eprintln!("    {}", line.chars().take(400).collect::<String>());
             }
         }
     }

@@ -46,6 +46,7 @@ pub struct Stage {
     network: Option<Network>,
     ground: Ground,
     pub config_dir: PathBuf,
+    proxy: binaries::Shared,
     folder: tempfile::TempDir,
 }
 
@@ -69,6 +70,7 @@ impl Stage {
             network,
             ground,
             config_dir,
+            proxy: binaries::shared("tasuki-proxy")?,
             folder,
         };
         stage.wait_for_control()?;
@@ -253,7 +255,7 @@ impl Stage {
     }
 
     fn start_sidecar(&self, plan: &PodPlan, namespace: &Namespace) -> Result<Process> {
-        let program = binaries::shared("tasuki-proxy")?;
+        let program = &self.proxy;
         let folder = self.folder.path();
         let state = folder.join(format!("proxy-{}", plan.name));
         std::fs::create_dir_all(&state)?;
@@ -288,7 +290,7 @@ impl Stage {
         }
         Process::start(Launch {
             namespace,
-            program: &program,
+            program,
             args,
             env: Vec::new(),
             uid: (self.ground == Ground::Namespaces).then_some(PROXY_UID),

@@ -59,6 +59,7 @@ impl SidecarOptions {
 pub struct Sidecar {
     pub process: Process,
     namespace: Namespace,
+    _program: binaries::Shared,
 }
 
 impl RunningPod {
@@ -145,6 +146,7 @@ impl RunningPod {
         Ok(Sidecar {
             process,
             namespace: self.namespace.clone(),
+            _program: program,
         })
     }
 
