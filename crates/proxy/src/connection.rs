@@ -1,7 +1,7 @@
 //! What becomes of an accepted connection: original destination > detect > terminate TLS > itinerary.
 //!
 //! One function per direction, read from the top. [`Connection`] is what a request can know of the connection
-//! that it came on.
+//! that it came on. Itineraries are boxed, so that a connection that still waits costs little.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -397,7 +397,7 @@ async fn distinguish(worker: Rc<Worker>, mut conn: Connection, mut stream: Strea
             http: false,
         },
         DeclaredProtocol::Tcp => {
-            return tcp::proxy(worker, Rc::new(conn), stream, ways.tcp(), None).await;
+            return Box::pin(tcp::proxy(worker, Rc::new(conn), stream, ways.tcp(), None)).await;
         }
     };
     let server_first = conn.protocol == DeclaredProtocol::Auto;
@@ -412,27 +412,45 @@ async fn distinguish(worker: Rc<Worker>, mut conn: Connection, mut stream: Strea
     .await;
     match found {
         Found::Client(Spoken::Http1) => {
-            http::serve(worker, Rc::new(conn), stream, HttpVersion::Http1).await
+            Box::pin(http::serve(
+                worker,
+                Rc::new(conn),
+                stream,
+                HttpVersion::Http1,
+            ))
+            .await
         }
         Found::Client(Spoken::Http2) => {
-            http::serve(worker, Rc::new(conn), stream, HttpVersion::Http2).await
+            Box::pin(http::serve(
+                worker,
+                Rc::new(conn),
+                stream,
+                HttpVersion::Http2,
+            ))
+            .await
         }
         Found::Client(Spoken::Tls(hello)) => {
             let target = ways.tls(hello.server_name.as_deref());
             conn.passed_server_name = hello.server_name;
-            tcp::proxy(worker, Rc::new(conn), stream, target, None).await;
+            Box::pin(tcp::proxy(worker, Rc::new(conn), stream, target, None)).await;
         }
         // On a port declared HTTP the HTTP server says what is wrong with it.
         Found::Client(Spoken::Raw) if expect.http && !server_first => {
-            http::serve(worker, Rc::new(conn), stream, HttpVersion::Http1).await;
+            Box::pin(http::serve(
+                worker,
+                Rc::new(conn),
+                stream,
+                HttpVersion::Http1,
+            ))
+            .await;
         }
         Found::Client(Spoken::Raw) => {
             let target = ways.tcp();
-            tcp::proxy(worker, Rc::new(conn), stream, target, None).await;
+            Box::pin(tcp::proxy(worker, Rc::new(conn), stream, target, None)).await;
         }
         Found::Server(leg) => {
             let target = ways.tcp();
-            tcp::proxy(worker, Rc::new(conn), stream, target, Some(leg)).await;
+            Box::pin(tcp::proxy(worker, Rc::new(conn), stream, target, Some(leg))).await;
         }
         Found::Nobody => {}
     }
@@ -476,7 +494,7 @@ async fn listen(
         // The client has ended its half and may still read: a server that speaks first is worth asking.
         (Ok(Detected::Ended), Some(_)) => Found::Client(Spoken::Raw),
         (Ok(Detected::Silent), Some(target)) => {
-            whoever_speaks(worker, conn, stream, expect, &target).await
+            Box::pin(whoever_speaks(worker, conn, stream, expect, &target)).await
         }
         (Ok(Detected::Ended | Detected::Silent), None) => Found::Nobody,
         (Err(error), _) => {
@@ -494,7 +512,7 @@ async fn whoever_speaks(
     target: &TcpTarget,
 ) -> Found {
     // The client's first bytes are not waited for while connecting: they stay in the socket.
-    let leg = match tcp::connect(worker, conn, target).await {
+    let leg = match Box::pin(tcp::connect(worker, conn, target)).await {
         Ok(leg) => Some(leg),
         Err(error) => {
             tracing::debug!(%error, "no server to speak first");
@@ -580,12 +598,7 @@ async fn arrive(
     destination: SocketAddr,
     application: SocketAddr,
 ) {
-    let mut conn = Connection::new(
-        Direction::Inbound,
-        peer,
-        destination,
-        Destination::Arriving,
-    );
+    let mut conn = Connection::new(Direction::Inbound, peer, destination, Destination::Arriving);
     conn.application = application;
     if worker.refuses(application) {
         return tcp::refuse(&worker, &conn, &stream, &Error::Loop);
@@ -642,7 +655,7 @@ async fn enter(
     };
     if let Some(tls) = &chain.tls {
         let identity = worker.state.snapshot().identity.clone();
-        let (inside, peer_tls) = match terminate(stream, tls, identity.as_deref()).await {
+        let (inside, peer_tls) = match Box::pin(terminate(stream, tls, identity.as_deref())).await {
             Ok(done) => done,
             Err(error) => {
                 tracing::debug!(%error, peer = %conn.peer, "TLS refused");
@@ -664,15 +677,15 @@ async fn enter(
         chain: chain.clone(),
     });
     match chain.kind {
-        Kind::Http => http::serve(worker, Rc::new(conn), stream, version).await,
+        Kind::Http => Box::pin(http::serve(worker, Rc::new(conn), stream, version)).await,
         Kind::Tcp => {
-            tcp::proxy(
+            Box::pin(tcp::proxy(
                 worker,
                 Rc::new(conn),
                 stream,
                 TcpTarget::Application(chain),
                 leg,
-            )
+            ))
             .await
         }
     }

@@ -4,11 +4,15 @@
 //! half is seen again by whoever reads next. Detection waits for nothing but the client; what to do when it
 //! stays silent is the itinerary's business (contract section 6).
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use crate::stream::Stream;
@@ -125,14 +129,20 @@ async fn look(
     }
 }
 
-/// Reads once, never beyond [`BUFFER`] in all.
+/// Reads once, never beyond [`BUFFER`] in all. Nothing is set aside for a client that stays silent.
 async fn read_some(stream: &mut Stream, read: &mut BytesMut) -> io::Result<usize> {
-    if read.capacity() == read.len() {
-        read.reserve(if read.is_empty() { 1024 } else { read.len() });
+    thread_local! {
+        static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
     }
-    let room = BUFFER - read.len();
-    let mut limited = bytes::BufMut::limit(read, room);
-    stream.read_buf(&mut limited).await
+    poll_fn(|cx| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(&mut scratch[..BUFFER - read.len()]);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+            read.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    })
+    .await
 }
 
 /// `None`: the bytes so far may still become more than one thing.

@@ -3,12 +3,14 @@
 //! Balancing is per connection. A failed connect is tried at another endpoint, since nothing was sent; a
 //! connection that cannot be made, or breaks, ends the client's with a reset, as it would without a proxy.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
+use tasuki_xds::model::cluster::Discovery;
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
@@ -33,6 +35,9 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 /// Endpoints that are tried before the connection fails.
 const TRIES: usize = 3;
+
+/// Connections to original destinations that a worker opens at one time; more are refused with `UO`.
+const MOST_DIALLING: usize = 1_024;
 
 /// How often a long connection's byte counters are brought up to date.
 const REPORT: Duration = Duration::from_secs(15);
@@ -97,6 +102,11 @@ async fn dial(
         Direction::Outbound | Direction::Gateway => conn.original_dst,
     };
     let mut tried = Vec::new();
+    let (tries, _dialling) = match cluster.config.discovery {
+        // There is one original destination, and nothing else to try.
+        Discovery::OriginalDestination { .. } => (1, Some(Dialling::begin()?)),
+        Discovery::Eds { .. } | Discovery::Dns { .. } | Discovery::Static(_) => (TRIES, None),
+    };
     loop {
         let picked = cluster.pick(&tried, Some(destination))?;
         match upstream::connect_tcp(worker, cluster, &picked.endpoint).await {
@@ -114,13 +124,37 @@ async fn dial(
                 if unconnected {
                     cluster.observe(&picked.endpoint, Outcome::LocalOrigin);
                 }
-                let again = tried.contains(&picked.endpoint.id) || tried.len() + 1 >= TRIES;
-                if !unconnected || again {
+                let last = tried.contains(&picked.endpoint.id) || tried.len() + 1 >= tries;
+                if !unconnected || last {
                     return Err(error);
                 }
                 tried.push(picked.endpoint.id);
             }
         }
+    }
+}
+
+thread_local! {
+    static DIALLING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// One of the worker's connections to an original destination that are being opened. They are bounded: an
+/// application that scans a network would otherwise pile up one wait per address.
+struct Dialling;
+
+impl Dialling {
+    fn begin() -> Result<Self, Error> {
+        if DIALLING.get() >= MOST_DIALLING {
+            return Err(Error::Overflow("connections being opened"));
+        }
+        DIALLING.set(DIALLING.get() + 1);
+        Ok(Self)
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        DIALLING.set(DIALLING.get() - 1);
     }
 }
 

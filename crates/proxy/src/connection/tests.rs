@@ -117,3 +117,14 @@ fn an_open_plaintext_connection_does_not_outlive_strict() {
     );
     assert_eq!(conn.chain(&state).unwrap().name, "again");
 }
+
+/// The size of what `start` returns, without calling it.
+fn size<A, B, C, F>(_start: impl Fn(A, B, C) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn a_waiting_connection_is_small() {
+    let sizes = [size(outbound), size(inbound)];
+    assert!(sizes.iter().all(|size| *size <= 2048), "{sizes:?}");
+}
