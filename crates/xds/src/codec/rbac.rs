@@ -176,6 +176,9 @@ fn read_policy(name: String, policy: pb::Policy) -> Read<Policy> {
         cel_config,
     } = policy;
     refuse!(condition, checked_condition, cel_config);
+    // As Envoy: it wants at least one of each, and what matches nothing is said in so many words.
+    let permissions = non_empty(permissions).within("permissions")?;
+    let principals = non_empty(principals).within("principals")?;
     Ok(Policy {
         name,
         permissions: each("permissions", permissions, read_permission)?,
