@@ -155,7 +155,7 @@ fn perform(
         turn(stage, second % ROUND, screen);
         witness.look(stage, screen);
         if second % 2 == 0 {
-            screen.show(second, &traffic.take());
+            screen.show(&traffic.take());
         }
     }
     drop(traffic);

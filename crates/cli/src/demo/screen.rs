@@ -52,9 +52,9 @@ impl Screen {
     }
 
     /// The table of one window.
-    pub fn show(&self, second: u64, windows: &[Window]) {
+    pub fn show(&self, windows: &[Window]) {
         println!(
-            "\n{second:>4} s  {:<11} {:<9} {:>7} {:>9} {:>9} {:>9}  answered by",
+            "\n[{:>5.1} s] {:<11} {:<9} {:>7} {:>9} {:>9} {:>9}  answered by",
             "caller", "calls", "per s", "success", "p50", "p99"
         );
         for (index, (call, window)) in CALLS.iter().zip(windows).enumerate() {
@@ -77,7 +77,7 @@ impl Screen {
                 ""
             };
             println!(
-                "        {:<11} {:<9} {:>7.1} {:>9} {:>9} {:>9}  {}{note}",
+                "          {:<11} {:<9} {:>7.1} {:>9} {:>9} {:>9}  {}{note}",
                 call.caller,
                 call.callee,
                 window.rate,
