@@ -1,6 +1,7 @@
 //! Clusters: how a client reaches a service's port, one of its subsets, a pod, or its own application.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tasuki_resources::destination_rule::{
@@ -9,7 +10,7 @@ use tasuki_resources::destination_rule::{
 use tasuki_xds::codec::Dialect;
 use tasuki_xds::model::Cluster;
 use tasuki_xds::model::cluster::{
-    self, Balance, Discovery, HttpProtocol, Limits, RetryBudget, TcpKeepalive,
+    self, Balance, Discovery, HttpProtocol, Limits, RetryBudget, ServiceRef, TcpKeepalive,
 };
 use tasuki_xds::model::listener::DeclaredProtocol;
 
@@ -17,6 +18,7 @@ use super::tls;
 use super::viewer::Viewer;
 use super::{BLACK_HOLE, Name, PASSTHROUGH};
 use crate::mesh::services::{Backends, Service};
+use crate::mesh::workloads::Workload;
 
 /// Istio's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +48,7 @@ pub fn cluster(viewer: &Viewer<'_>, name: &str) -> Option<Cluster> {
             Some(Cluster {
                 http: http_protocol(protocol, None),
                 connect_timeout: INBOUND_CONNECT_TIMEOUT,
+                service: service_of(viewer, workload, port),
                 ..plain(name, discovery)
             })
         }
@@ -111,6 +114,28 @@ fn outbound(
         idle_timeout: idle_timeout(&policy),
         ..plain(name, discovery(service, port))
     })
+}
+
+/// The service that leads to a workload's port, for its metrics; the first by name if there are several.
+fn service_of(viewer: &Viewer<'_>, workload: &Workload, port: u16) -> Option<ServiceRef> {
+    let leads = |service: &&Arc<Service>| {
+        let mut backends = service
+            .ports
+            .iter()
+            .flat_map(|p| service.backends(p.number));
+        backends.any(|backend| {
+            let address = backend.endpoint.address;
+            address.port() == port && workload.addresses.contains(&address.ip())
+        })
+    };
+    let own = viewer
+        .mesh
+        .services
+        .iter()
+        .filter(|service| service.namespace == workload.id.namespace);
+    own.filter(leads)
+        .min_by(|a, b| a.host.cmp(&b.host))
+        .map(|service| service.reference())
 }
 
 fn discovery(service: &Service, port: u16) -> Discovery {

@@ -19,6 +19,7 @@ use tasuki_xds::model::tls::ServerTls;
 use crate::authorize::{Authorizer, InvalidPolicy};
 use crate::cluster::Cluster;
 use crate::detect::{Expect, Spoken};
+use crate::observe::{Destination, Party};
 
 /// The source address of connections to the application, by which the packet rules know them. Its IPv6
 /// counterpart is `::6`.
@@ -49,6 +50,8 @@ pub struct Chain {
     pub cluster: Arc<Cluster>,
     /// `inbound|8080||`, for records.
     pub cluster_name: Arc<str>,
+    /// The service that leads to the port, for metrics.
+    pub destination: Option<Arc<Destination>>,
     /// What the port was declared to speak; for peers that do not say what they spoke themselves.
     pub declared: HttpProtocol,
     pub idle_timeout: Option<Duration>,
@@ -233,7 +236,7 @@ impl Locals<'_> {
             tls: Vec::new(),
             http: HttpProtocol::Downstream,
             panic_percent: 0,
-            service: None,
+            service: known.and_then(|k| k.service.clone()),
             keepalive: None,
             idle_timeout: known.and_then(|k| k.idle_timeout),
         };
@@ -283,6 +286,12 @@ impl Chain {
             authorizer: Authorizer::compile(rbac)?,
             forward_client_cert,
             cluster_name: Arc::from(cluster.name()),
+            destination: cluster.config.service.clone().map(|service| {
+                Arc::new(Destination {
+                    party: Party::default(),
+                    service: Some(service),
+                })
+            }),
             cluster,
             declared,
             idle_timeout,
