@@ -47,7 +47,7 @@ spec:
     route: [{destination: {host: two}}]
   - name: method
     match: [{method: {exact: DELETE}}]
-    directResponse: {status: 418, body: {string: no}}
+    directResponse: {status: 418, body: {string: teapot}}
   - name: moved
     match: [{uri: {prefix: /moved}}]
     redirect: {uri: /here, authority: there.example.com, redirectCode: 308}

@@ -37,7 +37,7 @@ fn prometheus_scrapes_both_planes_and_promtool_agrees() {
         pod.load(Plan {
             requests: Some(100),
             protocol,
-            ..Plan::new(VIP.parse().unwrap(), HOST)
+            ..Plan::new(VIP.parse().unwrap(), HOST).header("x-request-id", "one-of-many")
         })
         .unwrap();
     }

@@ -95,6 +95,7 @@ impl Network {
         network.hub.run(|| {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+            std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0")?;
             anyhow::Ok(())
         })??;
         Ok(network)
