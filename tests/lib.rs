@@ -28,11 +28,15 @@ pub fn backend(mesh: &Mesh, name: &str) -> Result<Backend> {
         .label("app", "http-server")
         .label("version", name)
         .port("http", 8080);
-    let pod = mesh.pod(spec)?;
+    // As the kubelet has it: endpoints are those that are ready.
+    let mut pod = mesh.pod(spec.starting())?;
+    let origin = pod.http(8080)?;
+    let sidecar = pod.sidecar()?;
+    pod.set_ready(true)?;
     Ok(Backend {
-        origin: pod.http(8080)?,
-        sidecar: pod.sidecar()?,
         pod,
+        origin,
+        sidecar,
     })
 }
 

@@ -38,9 +38,7 @@ fn twenty_rolling_restarts_lose_nothing() {
         .map(|protocol| pod.start_load(plan(protocol)));
     for round in 0..20 {
         let mut old = backends.remove(0);
-        mesh.config
-            .remove(&format!("pod-default-{}", old.pod.spec.name))
-            .unwrap();
+        old.pod.remove().unwrap();
         // Kubernetes gives the endpoint's removal this head start, too: SIGTERM follows a preStop pause.
         std::thread::sleep(Duration::from_millis(1_200));
         old.sidecar.process.stop(Duration::from_secs(40));

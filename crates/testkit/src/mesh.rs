@@ -166,11 +166,7 @@ impl Mesh {
     /// Makes the pod's namespace and writes its `Pod`.
     pub fn pod(&self, spec: PodSpec) -> Result<RunningPod> {
         let namespace = self.network.pod(&spec.name)?;
-        self.apply(
-            &format!("pod-{}-{}", spec.namespace, spec.name),
-            &spec.yaml(&namespace),
-        )?;
-        Ok(RunningPod::new(namespace, spec, self.folder.clone()))
+        RunningPod::new(namespace, spec, self.folder.clone(), self.config.clone())
     }
 
     /// A join token for a service account, as `tasuki token` prints it.

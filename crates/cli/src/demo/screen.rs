@@ -55,7 +55,13 @@ impl Screen {
     pub fn show(&self, windows: &[Window]) {
         println!(
             "\n[{:>5.1} s] {:<11} {:<9} {:>7} {:>9} {:>9} {:>9}  answered by",
-            "caller", "calls", "per s", "success", "p50", "p99"
+            self.started.elapsed().as_secs_f64(),
+            "caller",
+            "calls",
+            "per s",
+            "success",
+            "p50",
+            "p99"
         );
         for (index, (call, window)) in CALLS.iter().zip(windows).enumerate() {
             let success = window

@@ -15,6 +15,8 @@ pub struct PodSpec {
     pub ports: Vec<(String, u16)>,
     /// Has a Tasuki sidecar: the label and the annotation that the injector would set.
     pub meshed: bool,
+    /// What its `Ready` condition says.
+    pub ready: bool,
 }
 
 impl PodSpec {
@@ -27,6 +29,7 @@ impl PodSpec {
             labels: vec![("app".to_owned(), name.to_owned())],
             ports: Vec::new(),
             meshed: true,
+            ready: true,
         }
     }
 
@@ -58,6 +61,12 @@ impl PodSpec {
         self
     }
 
+    /// Not ready until [`super::RunningPod::set_ready`].
+    pub fn starting(mut self) -> Self {
+        self.ready = false;
+        self
+    }
+
     /// The `Pod` that runs in `namespace`.
     pub fn yaml(&self, namespace: &Namespace) -> String {
         let mut yaml = format!(
@@ -83,9 +92,10 @@ impl PodSpec {
         }
         let _ = write!(
             yaml,
-            "status:\n  phase: Running\n  podIP: {ip}\n  podIPs:\n  - ip: {ip}\n  - ip: \"{ip6}\"\n  conditions:\n  - type: Ready\n    status: \"True\"\n",
+            "status:\n  phase: Running\n  podIP: {ip}\n  podIPs:\n  - ip: {ip}\n  - ip: \"{ip6}\"\n  conditions:\n  - type: Ready\n    status: \"{ready}\"\n",
             ip = namespace.ip,
             ip6 = namespace.ip6,
+            ready = if self.ready { "True" } else { "False" },
         );
         yaml
     }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use super::{PodSpec, READY, get, open_to_all};
 use crate::binaries;
 use crate::client::{Answer, Ask};
+use crate::config::ConfigFolder;
 use crate::load::{Plan, Report, Stop, run_until};
 use crate::metrics::Metrics;
 use crate::namespace::{HUB_IP, Namespace};
@@ -22,6 +23,7 @@ pub struct RunningPod {
     pub namespace: Namespace,
     pub spec: PodSpec,
     mesh: PathBuf,
+    config: ConfigFolder,
 }
 
 /// How the sidecar is started.
@@ -63,12 +65,38 @@ pub struct Sidecar {
 }
 
 impl RunningPod {
-    pub(super) fn new(namespace: Namespace, spec: PodSpec, mesh: PathBuf) -> Self {
-        Self {
+    pub(super) fn new(
+        namespace: Namespace,
+        spec: PodSpec,
+        mesh: PathBuf,
+        config: ConfigFolder,
+    ) -> Result<Self> {
+        let pod = Self {
             namespace,
             spec,
             mesh,
-        }
+            config,
+        };
+        pod.config
+            .apply(&pod.file(), &pod.spec.yaml(&pod.namespace))?;
+        Ok(pod)
+    }
+
+    /// Rewrites its `Pod` with another `Ready` condition.
+    pub fn set_ready(&mut self, ready: bool) -> Result<()> {
+        self.spec.ready = ready;
+        self.config
+            .apply(&self.file(), &self.spec.yaml(&self.namespace))
+    }
+
+    /// Deletes its `Pod`; its processes go on.
+    pub fn remove(&self) -> Result<()> {
+        self.config.remove(&self.file())
+    }
+
+    /// Name of the file of its `Pod`.
+    fn file(&self) -> String {
+        format!("pod-{}-{}", self.spec.namespace, self.spec.name)
     }
 
     /// An HTTP application on all addresses of the pod, whose answers carry the pod's name.
