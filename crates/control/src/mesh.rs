@@ -84,13 +84,14 @@ impl Mesh {
                 .map(|pod| Workload::from_pod(pod, &settings.trust_domain)),
         );
         let ports = declared_ports(&kinds, &workloads);
-        let services = registry(&kinds, &workloads, &settings, &mut report);
         let root = &settings.root_namespace;
+        let modes = PeerAuthentications::new(kinds.peer_authentication.clone(), root);
+        let services = registry(&kinds, &workloads, &modes, &settings, &mut report);
         let mut mesh = Self {
             virtual_services: VirtualServices::new(kinds.virtual_services),
             destination_rules: DestinationRules::new(kinds.destination_rules, root),
             authorization: Authorization::new(kinds.authorization, root),
-            peer_authentication: PeerAuthentications::new(kinds.peer_authentication, root),
+            peer_authentication: modes,
             gateways: Gateways::new(kinds.gateways),
             problems: Vec::new(),
             workloads,
@@ -168,6 +169,7 @@ impl Kinds {
 fn registry(
     kinds: &Kinds,
     workloads: &Workloads,
+    modes: &PeerAuthentications,
     settings: &MeshSettings,
     report: &mut Report,
 ) -> Services {
@@ -177,6 +179,7 @@ fn registry(
             service,
             kinds.slices(&service.meta.name),
             workloads,
+            modes,
         ));
     }
     for entry in &kinds.entries {
@@ -198,6 +201,7 @@ fn kubernetes_service(
     service: &tasuki_resources::Service,
     slices: &[Arc<EndpointSlice>],
     workloads: &Workloads,
+    modes: &PeerAuthentications,
 ) -> Option<Service> {
     let addresses: Vec<IpAddr> = match &service.kind {
         ServiceKind::ClusterIp(addresses) => addresses.clone(),
@@ -226,7 +230,7 @@ fn kubernetes_service(
         ranges: Vec::new(),
         ports: ports.collect(),
         exported: tasuki_resources::ExportTo::Everywhere,
-        backends: Backends::Known(endpoints::backends(service, slices, workloads)),
+        backends: Backends::Known(endpoints::backends(service, slices, workloads, modes)),
     })
 }
 

@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tasuki_resources::core::service::{ServiceKind, ServicePort, TargetPort, Transport};
+use tasuki_resources::peer_authentication::MtlsMode;
 use tasuki_resources::{EndpointSlice, Service};
 use tasuki_xds::model::endpoint::{Endpoint, Health, WorkloadRef};
 
+use super::peer_authentication::PeerAuthentications;
 use super::services::Backend;
 use super::workloads::{State, TLS_MODE, Workload, Workloads};
 
@@ -17,6 +19,7 @@ pub fn backends(
     service: &Service,
     slices: &[Arc<EndpointSlice>],
     workloads: &Workloads,
+    modes: &PeerAuthentications,
 ) -> BTreeMap<u16, Vec<Backend>> {
     let tcp = service
         .ports
@@ -24,9 +27,9 @@ pub fn backends(
         .filter(|port| port.transport == Transport::Tcp);
     tcp.map(|port| {
         let mut list = if slices.is_empty() {
-            from_pods(service, port, workloads)
+            from_pods(service, port, workloads, modes)
         } else {
-            from_slices(service, port, slices, workloads)
+            from_slices(service, port, slices, workloads, modes)
         };
         list.sort_by_key(|backend| backend.endpoint.address);
         list.dedup_by_key(|backend| backend.endpoint.address);
@@ -35,7 +38,12 @@ pub fn backends(
     .collect()
 }
 
-fn from_pods(service: &Service, port: &ServicePort, workloads: &Workloads) -> Vec<Backend> {
+fn from_pods(
+    service: &Service,
+    port: &ServicePort,
+    workloads: &Workloads,
+    modes: &PeerAuthentications,
+) -> Vec<Backend> {
     let Some(selector) = &service.selector else {
         return Vec::new();
     };
@@ -55,6 +63,7 @@ fn from_pods(service: &Service, port: &ServicePort, workloads: &Workloads) -> Ve
                 workload,
                 SocketAddr::new(address, target),
                 health,
+                modes,
             ))
         })
         .collect()
@@ -65,6 +74,7 @@ fn from_slices(
     port: &ServicePort,
     slices: &[Arc<EndpointSlice>],
     workloads: &Workloads,
+    modes: &PeerAuthentications,
 ) -> Vec<Backend> {
     let mut found = Vec::new();
     for slice in slices {
@@ -89,7 +99,7 @@ fn from_slices(
                 None => workloads.at(address.ip()),
             };
             let mut backend = match workload {
-                Some(workload) => of_workload(workload, address, health),
+                Some(workload) => of_workload(workload, address, health, modes),
                 None => unknown(address, health, &service.meta.name.namespace),
             };
             if let Some(zone) = &endpoint.zone {
@@ -109,14 +119,22 @@ pub fn target_port(workload: &Workload, port: &ServicePort) -> Option<u16> {
     }
 }
 
-/// An endpoint that is a pod.
-pub fn of_workload(workload: &Workload, address: SocketAddr, health: Health) -> Backend {
+/// An endpoint that is a pod. Its callers use mesh TLS unless its port is switched off for it: there the
+/// sidecar would take the handshake for the application's own bytes.
+pub fn of_workload(
+    workload: &Workload,
+    address: SocketAddr,
+    health: Health,
+    modes: &PeerAuthentications,
+) -> Backend {
+    let mode = || modes.mode(&workload.id.namespace, &workload.labels, Some(address.port()));
+    let mesh_tls = workload.meshed && mode() != MtlsMode::Disable;
     Backend {
         endpoint: Endpoint {
             address,
             weight: 1,
             health,
-            tls_mode: workload.meshed.then(|| TLS_MODE.to_owned()),
+            tls_mode: mesh_tls.then(|| TLS_MODE.to_owned()),
             identities: if workload.identity.is_empty() {
                 Vec::new()
             } else {

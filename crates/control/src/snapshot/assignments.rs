@@ -38,7 +38,12 @@ pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignme
                 State::Ready | State::NotReady => Health::Healthy,
                 State::Draining => Health::Draining,
             };
-            let backend = of_workload(workload, SocketAddr::new(address, port), health);
+            let backend = of_workload(
+                workload,
+                SocketAddr::new(address, port),
+                health,
+                &viewer.mesh.peer_authentication,
+            );
             Some(ClusterLoadAssignment {
                 cluster: name.to_owned(),
                 localities: localities([&backend].into_iter()),

@@ -238,3 +238,26 @@ fn an_envoy_without_a_credential_gets_plaintext() {
         ["spiffe://cluster.local/ns/shop/sa/cart"]
     );
 }
+
+#[test]
+fn a_port_without_mtls_is_called_in_plaintext() {
+    let off = r#"
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: "off", namespace: shop}
+spec:
+  selector: {matchLabels: {app: cart}}
+  mtls: {mode: STRICT}
+  portLevelMtls: {80: {mode: DISABLE}}
+"#;
+    let mesh = good_mesh(&[SHOP, off]);
+    let client = As::sidecar(&mesh, "shop", "storefront");
+    let tls_mode = |cluster: &str| {
+        let endpoints = client.endpoints(cluster);
+        endpoints.localities[0].endpoints[0].tls_mode.clone()
+    };
+    assert_eq!(tls_mode("outbound|8080||cart.shop.svc.cluster.local"), None);
+    assert_eq!(tls_mode("pod|10.1.0.1|80"), None);
+    let strict = tls_mode("outbound|9000||cart.shop.svc.cluster.local");
+    assert_eq!(strict.as_deref(), Some("istio"));
+}
