@@ -6,7 +6,7 @@ use std::rc::Rc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-/// File descriptors kept free of clients' connections: each may need an upstream one too, and the process its own.
+/// File descriptors that the process keeps for itself.
 const RESERVED: u64 = 256;
 
 /// A connection costs a socket and a task; more than this many are nobody's honest clients.
@@ -36,10 +36,10 @@ impl Connections {
         }
     }
 
-    /// What one of `workers` may hold, by the process's limit of open files: half of them, since each
-    /// connection may need another to its upstream.
+    /// What one of `workers` may hold, by the process's limit of open files: three quarters of them. Raw bytes need
+    /// another one each to their upstream, HTTP shares its upstream connections.
     pub fn per_worker(workers: usize) -> Self {
-        let files = raise_file_limit().saturating_sub(RESERVED) / 2;
+        let files = raise_file_limit().saturating_sub(RESERVED) / 4 * 3;
         let share = files.min(MOST) / u64::try_from(workers.max(1)).unwrap_or(1);
         Self::new(usize::try_from(share).unwrap_or(usize::MAX))
     }

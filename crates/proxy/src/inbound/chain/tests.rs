@@ -1,5 +1,5 @@
 use tasuki_xds::model::listener::{DeclaredProtocol, TcpProxy};
-use tasuki_xds::model::rbac::{Rbac, RbacAction};
+use tasuki_xds::model::rbac::{Permission, Policy, Rbac, RbacAction};
 use tasuki_xds::model::route::{HeaderMutations, RouteConfiguration, WeightedCluster};
 use tasuki_xds::model::tls::CertificateSource;
 
@@ -258,11 +258,9 @@ fn broken_policies_refuse_the_listener() {
     let Filter::Tcp(tcp) = &mut chain.filter else {
         panic!("not TCP")
     };
-    let policy = tasuki_xds::model::rbac::Policy {
+    let policy = Policy {
         name: "p".into(),
-        permissions: vec![tasuki_xds::model::rbac::Permission::PathTemplate(
-            "no slash".into(),
-        )],
+        permissions: vec![Permission::PathTemplate("no slash".into())],
         principals: vec![],
     };
     tcp.rbac = vec![Rbac {
