@@ -3,7 +3,8 @@
 //! A rule in the host's own namespace (producer) applies to everybody it is exported to; rules in
 //! another namespace (consumer) apply only to clients of that namespace, and replace the producer's for
 //! them. Several of one namespace merge, oldest first. A host that nobody declared has no owner: there
-//! the client's own namespace comes first, then the namespace of the oldest rule.
+//! the client's own namespace comes first, then the namespace of the oldest rule. One that says nothing
+//! to this client on the port that is called (`match.port`, `sourceLabels`) neither routes nor replaces.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -64,15 +65,16 @@ impl VirtualServices {
     }
 
     /// The rules for requests of sidecars in `viewer` to `host`, which the namespace `owner` declared.
-    /// Never from two namespaces; empty when nothing is said about the host.
+    /// Never from two namespaces; empty when nothing is said about the host. Only those that `speaks` holds for count.
     pub fn for_mesh(
         &self,
         host: &str,
         owner: Option<&str>,
         viewer: &str,
+        speaks: &dyn Fn(&VirtualService) -> bool,
     ) -> Vec<&Arc<VirtualService>> {
         if let Some(positions) = self.exact.get(host) {
-            let chosen = self.choose(positions, owner, viewer);
+            let chosen = self.choose(positions, owner, viewer, speaks);
             if !chosen.is_empty() {
                 return chosen;
             }
@@ -82,7 +84,7 @@ impl VirtualServices {
             .iter()
             .filter(|(pattern, _)| covers(pattern, host));
         covering
-            .map(|(_, positions)| self.choose(positions, owner, viewer))
+            .map(|(_, positions)| self.choose(positions, owner, viewer, speaks))
             .find(|c| !c.is_empty())
             .unwrap_or_default()
     }
@@ -92,12 +94,13 @@ impl VirtualServices {
         positions: &[usize],
         owner: Option<&str>,
         viewer: &str,
+        speaks: &dyn Fn(&VirtualService) -> bool,
     ) -> Vec<&Arc<VirtualService>> {
         let visible = || {
             positions
                 .iter()
                 .map(|p| &self.all[*p])
-                .filter(|vs| vs.export_to.includes(viewer))
+                .filter(|vs| vs.export_to.includes(viewer) && speaks(vs))
         };
         let of = |namespace: &str| {
             visible()
@@ -118,10 +121,15 @@ impl VirtualServices {
     }
 
     /// The full name under which rules visible to `viewer` know a host that is not in the registry.
-    pub fn knows(&self, host: &str, viewer: &str) -> Option<String> {
+    pub fn knows(
+        &self,
+        host: &str,
+        viewer: &str,
+        speaks: &dyn Fn(&VirtualService) -> bool,
+    ) -> Option<String> {
         names::candidates(host, viewer)
             .into_iter()
-            .find(|name| !self.for_mesh(name, None, viewer).is_empty())
+            .find(|name| !self.for_mesh(name, None, viewer, speaks).is_empty())
     }
 
     /// The rules bound to a gateway, oldest first.

@@ -20,7 +20,7 @@ use super::viewer::Viewer;
 use super::{BLACK_HOLE, PASSTHROUGH, cluster_name, pod_cluster_name};
 use crate::mesh::names::split_host_port;
 use crate::mesh::protocol::{may_be_http, may_be_tcp};
-use crate::mesh::services::Service;
+use crate::mesh::services::{Origin, Service};
 use crate::settings::OutboundTrafficPolicy;
 
 /// The listener of this name as `viewer` sees it.
@@ -36,45 +36,57 @@ pub fn listener(viewer: &Viewer<'_>, name: &str) -> Option<Listener> {
 }
 
 fn by_address(viewer: &Viewer<'_>, name: &str, address: IpAddr, port: u16) -> Option<Listener> {
-    if let Some(service) = viewer.mesh.services.at(address, port, viewer.namespace()) {
-        return service_listener(viewer, name, service, port);
+    let service = viewer.mesh.services.at(address, port, viewer.namespace());
+    if let Some(service) = service.filter(|s| s.origin == Origin::Kubernetes) {
+        return service_listener(viewer, name, service, &service.host, port);
     }
+    // Before the ServiceEntries: one with a block of addresses must not take over the pods in it.
     if let Some(workload) = viewer.mesh.workloads.at(address) {
         let protocol = viewer.mesh.workload_port(workload, port);
         return Some(direct(name, &pod_cluster_name(address, port), protocol));
     }
-    let (service, service_port) =
-        viewer
+    let (service, port) = match service {
+        Some(service) => (service, port),
+        None => viewer
             .mesh
             .services
-            .at_endpoint(address, port, viewer.namespace())?;
-    service_listener(viewer, name, service, service_port)
+            .at_endpoint(address, port, viewer.namespace())?,
+    };
+    service_listener(viewer, name, service, &service.host, port)
 }
 
 fn by_host(viewer: &Viewer<'_>, name: &str, host: &str, port: u16) -> Option<Listener> {
     match viewer.mesh.services.find(host, viewer.namespace()) {
-        Some(service) => service_listener(viewer, name, service, port),
+        // Each host below a wildcard may have rules of its own.
+        Some(service) if service.pattern.is_wildcard() => {
+            service_listener(viewer, name, service, host, port)
+        }
+        Some(service) => service_listener(viewer, name, service, &service.host, port),
         None => {
-            let host = viewer.virtual_host_name(host)?;
+            let host = viewer.virtual_host_name(host, port)?;
             Some(api_only(name, format!("{host}:{port}")))
         }
     }
 }
 
-/// HTTP by routes, other bytes to the service's own cluster.
+/// HTTP by the routes of `host`, other bytes to the service's own cluster.
 fn service_listener(
     viewer: &Viewer<'_>,
     name: &str,
     service: &Service,
+    host: &str,
     port: u16,
 ) -> Option<Listener> {
     let declared = service.port(port)?;
-    let host = &service.host;
     let api = may_be_http(declared.protocol)
         .then(|| http(name, RouteSource::Rds(format!("{host}:{port}"))));
     let grpc = matches!(viewer.client.dialect, Dialect::Grpc { .. });
-    let tcp = (may_be_tcp(declared.protocol) && !grpc)
-        .then(|| chain(Filter::Tcp(tcp(name, &cluster_name(port, "", host)))));
+    let tcp = (may_be_tcp(declared.protocol) && !grpc).then(|| {
+        chain(Filter::Tcp(tcp(
+            name,
+            &cluster_name(port, "", &service.host),
+        )))
+    });
     Some(Listener {
         name: name.to_owned(),
         address: None,

@@ -72,6 +72,15 @@ pub fn rules<'v>(
     routes
 }
 
+/// Whether any rule holds for this caller on this port; where none does, the VirtualService might as well not exist.
+pub fn speaks(viewer: &Viewer<'_>, vs: &VirtualService, caller: Caller<'_>, port: u16) -> bool {
+    let any = |rule: &HttpRule| {
+        let mut blocks = rule.matches.iter();
+        rule.matches.is_empty() || blocks.any(|block| holds(viewer, vs, block, caller, port))
+    };
+    vs.http.iter().any(any)
+}
+
 fn route_name(vs: &VirtualService, rule: &HttpRule, index: usize, block: Option<&str>) -> String {
     let rule_name = match &rule.name {
         Some(name) => name.clone(),

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use tasuki_resources::NamespacedName;
+use tasuki_resources::{NamespacedName, VirtualService};
 
+use super::rules::{self, Caller};
 use crate::ads::{Client, ClientKind};
 use crate::mesh::Mesh;
 use crate::mesh::workloads::Workload;
@@ -41,8 +42,11 @@ impl<'a> Viewer<'a> {
         }
     }
 
-    /// The host under which VirtualServices visible to this client know `host`, when the registry does not.
-    pub fn virtual_host_name(&self, host: &str) -> Option<String> {
-        self.mesh.virtual_services.knows(host, self.namespace())
+    /// The host under which VirtualServices visible to this client know `host` on this port, when the registry does not.
+    pub fn virtual_host_name(&self, host: &str, port: u16) -> Option<String> {
+        let speaks = |vs: &VirtualService| rules::speaks(self, vs, Caller::Sidecar, port);
+        self.mesh
+            .virtual_services
+            .knows(host, self.namespace(), &speaks)
     }
 }

@@ -194,3 +194,27 @@ fn grpc_clients_get_an_api_listener_and_no_chains() {
     assert!(client.listener("inbound").is_none());
     assert!(!client.has(ResourceType::Cluster, "inbound|80||"));
 }
+
+#[test]
+fn a_block_of_addresses_does_not_take_over_the_pods_in_it() {
+    let entry = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wide, namespace: elsewhere}
+spec:
+  hosts: [wide.example.com]
+  addresses: [10.0.0.0/8]
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 8080, name: more, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.66}]
+"#;
+    let mesh = good_mesh(&[SHOP, entry]);
+    let client = As::sidecar(&mesh, "shop", "storefront");
+    let routes_at = |name: &str| routes(&client.listener(name).unwrap());
+    assert_eq!(routes_at("10.1.0.1:80"), "inline pod|10.1.0.1|80");
+    assert_eq!(
+        routes_at("10.96.0.10:8080"),
+        "cart.shop.svc.cluster.local:8080"
+    );
+    assert_eq!(routes_at("10.200.0.1:80"), "wide.example.com:80");
+}

@@ -389,3 +389,76 @@ fn a_host_that_only_rules_know() {
         format!("outbound|8080||{HOST}")
     );
 }
+
+#[test]
+fn rules_for_another_port_leave_this_one_alone() {
+    let elsewhere = vs(
+        "shop",
+        "cart",
+        "hosts: [cart]\nhttp:\n- name: any-port\n  match: [{port: 7000}]\n  route: [{destination: {host: cart, port: {number: 7000}}}]",
+    );
+    let consumer = vs(
+        "elsewhere",
+        "mine",
+        &format!(
+            "hosts: [{HOST}]\nhttp:\n- name: mine\n  match: [{{sourceLabels: {{app: nobody}}}}]\n  route: [{{destination: {{host: {HOST}}}}}]"
+        ),
+    );
+    let unknown = vs(
+        "shop",
+        "api",
+        "hosts: [api.example.com]\nhttp:\n- match: [{port: 80}]\n  route: [{destination: {host: cart, port: {number: 8080}}}]",
+    );
+    let mesh = good_mesh(&[SHOP, &elsewhere, &consumer, &unknown]);
+    assert_eq!(routes_of(&mesh, "shop", "storefront")[0].name, "default");
+    assert_eq!(routes_of(&mesh, "elsewhere", "other")[0].name, "default");
+    let far = As::sidecar(&mesh, "elsewhere", "other");
+    let mut table = far.table(&format!("{HOST}:7000"));
+    let routes = table.virtual_hosts.remove(0).routes;
+    assert_eq!(
+        routes[0].name, "any-port",
+        "a consumer's rule for others replaces nothing"
+    );
+    assert!(far.listener("api.example.com:80").is_some());
+    assert!(far.listener("api.example.com:9090").is_none());
+}
+
+#[test]
+fn hosts_below_a_wildcard_have_rules_of_their_own() {
+    let entry = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: partners, namespace: shop}
+spec:
+  hosts: ["*.partner.example"]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 198.51.100.7}]
+"#;
+    let rule = vs(
+        "shop",
+        "a",
+        "hosts: [a.partner.example]\nhttp:\n- name: special\n  timeout: 1s\n  route: [{destination: {host: a.partner.example}}]",
+    );
+    let mesh = good_mesh(&[SHOP, entry, &rule]);
+    let client = As::sidecar(&mesh, "shop", "storefront");
+    for (host, route) in [
+        ("a.partner.example", "special"),
+        ("b.partner.example", "default"),
+    ] {
+        let listener = client.listener(&format!("{host}:80")).unwrap();
+        assert_eq!(
+            listener.api.unwrap().routes,
+            tasuki_xds::model::listener::RouteSource::Rds(format!("{host}:80"))
+        );
+        let table = client.table(&format!("{host}:80"));
+        assert_eq!(
+            table.virtual_hosts[0].domains,
+            [format!("{host}:80"), host.to_owned()]
+        );
+        let first = &table.virtual_hosts[0].routes[0];
+        assert_eq!(first.name, route);
+        assert_eq!(targets(first)[0].0, "outbound|80||*.partner.example");
+    }
+    assert!(client.listener("a.partner.example:81").is_none());
+}
