@@ -11,7 +11,7 @@ use tasuki_resources::virtual_service::{
 use tasuki_resources::{Kind, NamespacedName, ObjectKey, Severity};
 
 use super::service_entries::PROXY_PORTS;
-use super::services::{Origin, Service};
+use super::services::{Origin, Service, competes};
 use super::{Mesh, Report};
 
 /// Adds what is wrong to the report.
@@ -73,9 +73,9 @@ fn shared_addresses(mesh: &Mesh, report: &mut Report) {
         let ports = service.ports.iter().map(|port| port.number);
         for key in ports.flat_map(|port| service.addresses.iter().map(move |a| (*a, port))) {
             let first = *seen.entry(key).or_insert(service);
-            // The hosts of one ServiceEntry share its addresses on purpose.
+            // The hosts of one ServiceEntry share its addresses on purpose; others do no harm where nobody sees both.
             let same = (&first.namespace, &first.name) == (&service.namespace, &service.name);
-            if same {
+            if same || !competes(&first.exported, &service.exported) {
                 continue;
             }
             let kind = match service.origin {

@@ -1,4 +1,7 @@
 //! The registry of hosts: Kubernetes Services and ServiceEntries in one form, found by host and by address.
+//!
+//! A host may be declared several times as long as no client sees two: private ServiceEntries of different
+//! namespaces, or a private one beside the public one. A client's own namespace comes first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -93,12 +96,13 @@ impl Service {
 /// All services.
 #[derive(Clone, Debug, Default)]
 pub struct Services {
-    by_host: BTreeMap<String, Arc<Service>>,
+    /// In the order in which they were declared; never empty.
+    by_host: BTreeMap<String, Vec<Arc<Service>>>,
     wildcards: Vec<Arc<Service>>,
     by_address: HashMap<IpAddr, Vec<Arc<Service>>>,
     ranges: Vec<(Cidr, Arc<Service>)>,
     /// Endpoints of ServiceEntries that have no address of their own.
-    by_endpoint: HashMap<(IpAddr, u16), (Arc<Service>, u16)>,
+    by_endpoint: HashMap<(IpAddr, u16), Vec<(Arc<Service>, u16)>>,
 }
 
 /// Why a service could not be registered as declared.
@@ -110,12 +114,12 @@ pub struct Duplicate {
 }
 
 impl Services {
-    /// The first to claim a host has it.
+    /// The first to claim a host has it, wherever it is visible.
     pub fn new(services: impl IntoIterator<Item = Service>) -> (Self, Vec<Duplicate>) {
         let mut all = Self::default();
         let mut duplicates = Vec::new();
         for service in services {
-            if let Some(winner) = all.by_host.get(&service.host) {
+            if let Some(winner) = all.rival(&service) {
                 duplicates.push(Duplicate {
                     host: service.host.clone(),
                     loser: format!("{}/{}", service.namespace, service.name),
@@ -137,6 +141,14 @@ impl Services {
         (all, duplicates)
     }
 
+    /// A service of the same host that leaves no room for this one.
+    fn rival(&self, service: &Service) -> Option<&Arc<Service>> {
+        let mut declared = self.by_host.get(&service.host).into_iter().flatten();
+        declared.find(|other| {
+            other.origin == Origin::Kubernetes || competes(&other.exported, &service.exported)
+        })
+    }
+
     fn insert(&mut self, service: Arc<Service>) {
         for address in &service.addresses {
             self.by_address
@@ -156,50 +168,63 @@ impl Services {
                     let address = backend.endpoint.address;
                     self.by_endpoint
                         .entry((address.ip(), address.port()))
-                        .or_insert_with(|| (service.clone(), port.number));
+                        .or_default()
+                        .push((service.clone(), port.number));
                 }
             }
         }
         if service.pattern.is_wildcard() {
             self.wildcards.push(service.clone());
         }
-        self.by_host.insert(service.host.clone(), service);
+        self.by_host
+            .entry(service.host.clone())
+            .or_default()
+            .push(service);
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.by_host.values()
+        self.by_host.values().flatten()
     }
 
-    /// The service whose host is exactly this one.
-    pub fn exact(&self, host: &str) -> Option<&Arc<Service>> {
-        self.by_host.get(host)
+    /// The service whose host is exactly this one, for a client in `viewer`; one that is not exported there only if
+    /// there is no other, since rules of other namespaces may lead to it.
+    pub fn exact(&self, host: &str, viewer: &str) -> Option<&Arc<Service>> {
+        self.visible(host, viewer)
+            .or_else(|| self.by_host.get(host)?.first())
+    }
+
+    /// The service of exactly this host that `viewer` sees.
+    fn visible(&self, host: &str, viewer: &str) -> Option<&Arc<Service>> {
+        let declared = || {
+            let all = self.by_host.get(host).into_iter().flatten();
+            all.filter(|service| service.exported.includes(viewer))
+        };
+        declared()
+            .find(|service| service.namespace == viewer)
+            .or_else(|| declared().next())
+    }
+
+    /// The service with the longest wildcard for the host that `viewer` sees.
+    fn covering(&self, host: &str, viewer: &str) -> Option<&Arc<Service>> {
+        let found = self
+            .wildcards
+            .iter()
+            .find(|service| service.exported.includes(viewer) && service.pattern.matches(host))?;
+        self.visible(&found.host, viewer)
     }
 
     /// The service that a resource of `namespace` means by its fully qualified destination `host`.
     pub fn destination(&self, host: &str, namespace: &str) -> Option<&Arc<Service>> {
-        let visible = |service: &&Arc<Service>| service.exported.includes(namespace);
-        self.by_host.get(host).filter(visible).or_else(|| {
-            self.wildcards
-                .iter()
-                .filter(visible)
-                .find(|s| s.pattern.matches(host))
-        })
+        self.visible(host, namespace)
+            .or_else(|| self.covering(host, namespace))
     }
 
     /// The service that an application in the namespace `viewer` means by `host`.
     pub fn find(&self, host: &str, viewer: &str) -> Option<&Arc<Service>> {
-        for candidate in names::candidates(host, viewer) {
-            if let Some(service) = self
-                .by_host
-                .get(&candidate)
-                .filter(|s| s.exported.includes(viewer))
-            {
-                return Some(service);
-            }
-        }
-        self.wildcards
+        names::candidates(host, viewer)
             .iter()
-            .find(|s| s.exported.includes(viewer) && s.pattern.matches(host))
+            .find_map(|candidate| self.visible(candidate, viewer))
+            .or_else(|| self.covering(host, viewer))
     }
 
     /// The service that owns a virtual address and listens on this port.
@@ -229,8 +254,19 @@ impl Services {
         viewer: &str,
     ) -> Option<(&Arc<Service>, u16)> {
         self.by_endpoint
-            .get(&(address, port))
-            .filter(|(service, _)| service.exported.includes(viewer))
+            .get(&(address, port))?
+            .iter()
+            .find(|(service, _)| service.exported.includes(viewer))
             .map(|(service, port)| (service, *port))
+    }
+}
+
+/// Whether a client may see both. One for everybody leaves room for those that are for some namespaces only.
+pub(super) fn competes(a: &ExportTo, b: &ExportTo) -> bool {
+    match (a, b) {
+        (ExportTo::Everywhere, ExportTo::Everywhere) => true,
+        (ExportTo::Namespaces(a), ExportTo::Namespaces(b)) => !a.is_disjoint(b),
+        (ExportTo::Everywhere, ExportTo::Namespaces(_))
+        | (ExportTo::Namespaces(_), ExportTo::Everywhere) => false,
     }
 }

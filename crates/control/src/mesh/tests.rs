@@ -33,7 +33,10 @@ fn pods_that_are_not_ready_have_ports_but_no_traffic() {
         "podIP: 10.1.0.1, conditions: [{type: Ready, status: \"False\"}]",
     );
     let mesh = good_mesh(&[&starting]);
-    let service = mesh.services.exact("cart.shop.svc.cluster.local").unwrap();
+    let service = mesh
+        .services
+        .exact("cart.shop.svc.cluster.local", "shop")
+        .unwrap();
     assert_eq!(service.backends(8080).len(), 1);
     let workload = mesh
         .workloads
@@ -71,7 +74,10 @@ spec:
   endpoints: [{address: 192.0.2.66}]
 "#;
     let mesh = mesh(&[entry, SHOP]);
-    let service = mesh.services.exact("cart.shop.svc.cluster.local").unwrap();
+    let service = mesh
+        .services
+        .exact("cart.shop.svc.cluster.local", "shop")
+        .unwrap();
     assert_eq!(service.namespace, "shop");
     assert!(
         report(&mesh).contains("already declared by shop/cart"),
@@ -115,8 +121,34 @@ fn two_thousand_services_are_one_mesh() {
     assert_eq!(mesh.services.iter().count(), 2000);
     let last: Arc<_> = mesh
         .services
-        .exact("s1999.big.svc.cluster.local")
+        .exact("s1999.big.svc.cluster.local", "big")
         .unwrap()
         .clone();
     assert_eq!(last.backends(80).len(), 1);
+}
+
+#[test]
+fn a_private_host_is_of_its_namespace_whoever_else_declares_it() {
+    let entry = |name: &str, namespace: &str, export: &str, address: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{hosts: [api.example.com], exportTo: [\"{export}\"], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{{address: {address}}}]}}\n"
+        )
+    };
+    let first = entry("a", "elsewhere", ".", "192.0.2.1");
+    let second = entry("b", "shop", ".", "192.0.2.2");
+    let public = entry("c", "else", "*", "192.0.2.3");
+    let all = good_mesh(&[SHOP, &first, &second, &public]);
+    for (viewer, name) in [("elsewhere", "a"), ("shop", "b"), ("third", "c")] {
+        let services = &all.services;
+        let found = services.find("api.example.com", viewer).unwrap();
+        assert_eq!(found.name, name, "{viewer}");
+        assert_eq!(services.exact("api.example.com", viewer), Some(found));
+    }
+    let late = entry("d", "shop", "*", "192.0.2.4");
+    let mesh = mesh(&[SHOP, &public, &late]);
+    assert!(
+        report(&mesh).contains("already declared by else/c"),
+        "{}",
+        report(&mesh)
+    );
 }

@@ -17,7 +17,7 @@ use crate::mesh::workloads::State;
 pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignment> {
     match Name::parse(name)? {
         Name::Outbound { port, subset, host } => {
-            let service = viewer.mesh.services.exact(host)?;
+            let service = viewer.mesh.services.exact(host, viewer.namespace())?;
             service.port(port)?;
             let wanted = (!subset.is_empty()).then_some(subset);
             if let Some(subset) = wanted {

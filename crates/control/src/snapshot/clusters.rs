@@ -72,7 +72,7 @@ fn outbound(
     subset: &str,
     host: &str,
 ) -> Option<Cluster> {
-    let service = viewer.mesh.services.exact(host)?;
+    let service = viewer.mesh.services.exact(host, viewer.namespace())?;
     let declared = service.port(port)?;
     let rule = viewer
         .mesh
