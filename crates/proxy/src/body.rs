@@ -163,7 +163,9 @@ impl Body {
     /// the bound, and draining it keeps small frames from being charged by the `h2` crate while a sink is stalled.
     fn read_ahead(&self) -> usize {
         match &self.kind {
-            Kind::H2(_) | Kind::Replay(_) => usize::MAX,
+            Kind::H2(_) => usize::MAX,
+            // What stands behind it bounds it: an HTTP/1 source would be read whole.
+            Kind::Replay(replay) => replay.read_ahead(),
             Kind::Empty | Kind::Full(_) | Kind::H1(_) | Kind::Tunnel(_) => 1,
         }
     }

@@ -81,6 +81,12 @@ impl Source {
         !shared.spoilt && shared.failed.is_none()
     }
 
+    /// Whether the client has sent everything.
+    pub fn has_ended(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.ended || shared.body.is_end()
+    }
+
     /// No other reading will be asked for.
     pub fn commit(&self) {
         let mut shared = self.0.borrow_mut();
@@ -133,6 +139,12 @@ impl Replay {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
         }
+        if shared.committed && !shared.kept.is_empty() {
+            // This reading was the last: a stream that goes on for hours must not use up the worker's share.
+            shared.forget();
+            shared.spoilt = true;
+            self.next = 0;
+        }
         if let Some(error) = &shared.failed {
             return Poll::Ready(Some(Err(error.clone())));
         }
@@ -162,6 +174,10 @@ impl Replay {
                 Poll::Ready(Some(Ok(frame)))
             }
         }
+    }
+
+    pub(super) fn read_ahead(&self) -> usize {
+        self.source.0.borrow().body.read_ahead()
     }
 
     pub(super) fn release(&mut self, bytes: usize) {
@@ -208,11 +224,32 @@ mod tests {
     }
 
     #[test]
+    fn reads_ahead_no_further_than_what_stands_behind() {
+        let body = Body::full("hello");
+        let limit = body.read_ahead();
+        assert_eq!(Source::new(body).reading().unwrap().read_ahead(), limit);
+    }
+
+    #[test]
     fn what_is_too_long_is_sent_once() {
         let source = Source::new(Body::full(vec![0; PER_REQUEST + 1]));
         assert_eq!(read(&mut source.reading().unwrap()).len(), PER_REQUEST + 1);
         assert!(!source.can_repeat());
         assert!(source.reading().is_none());
+    }
+
+    #[test]
+    fn what_is_kept_goes_with_the_commit() {
+        let source = Source::new(Body::full("hello"));
+        let mut reading = source.reading().unwrap();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(reading.poll(&mut cx), Poll::Ready(Some(Ok(_)))));
+        assert_eq!(source.0.borrow().kept.len(), 1);
+        source.commit();
+        assert!(matches!(reading.poll(&mut cx), Poll::Ready(None)));
+        assert!(source.0.borrow().kept.is_empty());
+        assert_eq!(USED.get(), 0);
+        assert!(!source.can_repeat());
     }
 
     #[test]
