@@ -1,6 +1,6 @@
 //! HTTP/2 to an upstream, on the `h2` crate: a pool of multiplexed connections per endpoint and worker.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
@@ -46,13 +46,12 @@ pub struct Pool {
 
 /// One connection.
 struct Shared {
-    send: RefCell<SendRequest<Bytes>>,
+    /// `None` once retired: the connection ends with the last handle to it.
+    send: RefCell<Option<SendRequest<Bytes>>>,
     pool: Weak<Pool>,
     active: Cell<u32>,
     /// Streams opened so far.
     opened: Cell<u32>,
-    /// Takes no new streams: closed, told to go away, or used up.
-    retired: Cell<bool>,
     max_streams: u32,
     /// 0: no limit.
     max_requests: u32,
@@ -61,19 +60,24 @@ struct Shared {
 /// A stream's place on a connection.
 pub struct Slot {
     connection: Rc<Shared>,
+    /// A handle of its own: one that waits for its turn remembers a single waker.
+    send: SendRequest<Bytes>,
 }
 
 impl Slot {
-    fn take(connection: &Rc<Shared>) -> Self {
+    /// `None` when the connection has no room.
+    fn take(connection: &Rc<Shared>) -> Option<Self> {
+        let send = connection.room()?.clone();
         connection.active.set(connection.active.get() + 1);
         let opened = connection.opened.get() + 1;
         connection.opened.set(opened);
         if connection.max_requests != 0 && opened >= connection.max_requests {
             connection.retire();
         }
-        Self {
+        Some(Self {
             connection: connection.clone(),
-        }
+            send,
+        })
     }
 }
 
@@ -81,34 +85,23 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let connection = &self.connection;
         connection.active.set(connection.active.get() - 1);
-        if !connection.has_room() {
-            return;
-        }
-        let Some(pool) = connection.pool.upgrade() else {
-            return;
-        };
-        if !pool.queue.is_empty()
-            && let Some(waiter) = pool.queue.next()
-            && let Err(Ok(slot)) = waiter.send(Ok(Self::take(connection)))
-        {
-            // The waiter left in this instant; forgetting the slot's drop would leak its place.
-            drop(slot);
+        if let Some(pool) = connection.pool.upgrade() {
+            pool.serve(connection);
         }
     }
 }
 
 impl Shared {
-    fn has_room(&self) -> bool {
-        if self.retired.get() {
-            return false;
-        }
-        let theirs = self.send.borrow().current_max_send_streams();
-        (self.active.get() as usize) < theirs.min(self.max_streams as usize)
+    /// The handle, if there is room for one more stream.
+    fn room(&self) -> Option<Ref<'_, SendRequest<Bytes>>> {
+        let send = Ref::filter_map(self.send.borrow(), Option::as_ref).ok()?;
+        let theirs = send.current_max_send_streams();
+        ((self.active.get() as usize) < theirs.min(self.max_streams as usize)).then_some(send)
     }
 
     /// Takes no new streams from now on; the connection ends with its last stream.
     fn retire(self: &Rc<Self>) {
-        self.retired.set(true);
+        drop(self.send.take());
         if let Some(pool) = self.pool.upgrade() {
             pool.connections
                 .borrow_mut()
@@ -128,11 +121,10 @@ impl Pool {
     }
 
     fn room(&self) -> Option<Slot> {
-        self.connections
-            .borrow()
-            .iter()
-            .find(|connection| connection.has_room())
-            .map(Slot::take)
+        let with_room = |connection: &&Rc<Shared>| connection.room().is_some();
+        // The list is not borrowed any more when the slot is taken: the last one takes its connection off it.
+        let connection = self.connections.borrow().iter().find(with_room).cloned();
+        Slot::take(&connection?)
     }
 
     /// A place on a connection, opened if need be.
@@ -177,15 +169,15 @@ impl Pool {
         ));
     }
 
-    /// Gives a new connection's room to the queue.
-    fn serve_queue(&self, connection: &Rc<Shared>) {
-        while !self.queue.is_empty() && connection.has_room() {
-            let Some(waiter) = self.queue.next() else {
+    /// Gives a connection's room to the queue, first come first served.
+    fn serve(&self, connection: &Rc<Shared>) {
+        while let Some(waiter) = self.queue.next() {
+            let Some(slot) = Slot::take(connection) else {
+                self.queue.put_back(waiter);
                 return;
             };
-            if let Err(Ok(slot)) = waiter.send(Ok(Slot::take(connection))) {
-                drop(slot);
-            }
+            // A waiter that left in this instant gives the slot back, which serves the next.
+            drop(waiter.send(Ok(slot)));
         }
     }
 }
@@ -204,7 +196,7 @@ async fn open(
         Err(error) => pool.queue.fail(&error),
         Ok((shared, connection, permit)) => {
             pool.connections.borrow_mut().push(shared.clone());
-            pool.serve_queue(&shared);
+            pool.serve(&shared);
             pool.open(&worker, &cluster, &endpoint);
             drop(pool);
             drive(
@@ -236,11 +228,10 @@ async fn establish(
         handshake.map_err(|_| Error::ConnectFailed("HTTP/2 preface".into()))?;
     let limits = &cluster.config.limits;
     let shared = Rc::new(Shared {
-        send: RefCell::new(send),
+        send: RefCell::new(Some(send)),
         pool: Rc::downgrade(pool),
         active: Cell::new(0),
         opened: Cell::new(0),
-        retired: Cell::new(false),
         max_streams: limits.max_concurrent_streams.max(1),
         max_requests: limits.max_requests_per_connection,
     });
@@ -316,18 +307,14 @@ pub async fn send(
     let pool = worker.pools.h2(target.key());
     let extended = request.extensions().get::<Protocol>().is_some();
     for _ in 0..STALE_CONNECTIONS {
-        let slot = pool.slot(worker, target).await?;
+        let mut slot = pool.slot(worker, target).await?;
         // A connection that was told to go away says so here, before anything is sent.
-        let connection = slot.connection.clone();
-        if poll_fn(|cx| connection.send.borrow_mut().poll_ready(cx))
-            .await
-            .is_err()
-        {
-            connection.retire();
+        if poll_fn(|cx| slot.send.poll_ready(cx)).await.is_err() {
+            slot.connection.retire();
             continue;
         }
         if extended {
-            extended_connect(&connection).await?;
+            extended_connect(&slot.send).await?;
         }
         return exchange(slot, request, interim).await;
     }
@@ -335,13 +322,9 @@ pub async fn send(
 }
 
 /// Waits until the peer's SETTINGS say that extended CONNECT may be used (RFC 8441).
-async fn extended_connect(connection: &Shared) -> Result<(), Error> {
+async fn extended_connect(send: &SendRequest<Bytes>) -> Result<(), Error> {
     let allowed = async {
-        while !connection
-            .send
-            .borrow()
-            .is_extended_connect_protocol_enabled()
-        {
+        while !send.is_extended_connect_protocol_enabled() {
             // SETTINGS come with the first bytes of a connection; the h2 crate does not tell when.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -354,7 +337,7 @@ async fn extended_connect(connection: &Shared) -> Result<(), Error> {
 
 /// One stream: the head is sent, then the body goes up while the response is awaited.
 async fn exchange(
-    slot: Slot,
+    mut slot: Slot,
     request: Request<Body>,
     interim: &Interim,
 ) -> Result<Response<Body>, Error> {
@@ -370,11 +353,7 @@ async fn exchange(
         opener
     });
     let end = body.is_end() && !tunnelled;
-    let sent = slot
-        .connection
-        .send
-        .borrow_mut()
-        .send_request(Request::from_parts(parts, ()), end);
+    let sent = slot.send.send_request(Request::from_parts(parts, ()), end);
     let (mut response, sink) = sent.map_err(|error| before_headers(&error))?;
     let mut upload = (!end).then(|| Pump::new(body, sink));
     let response = poll_fn(|cx| {

@@ -82,6 +82,11 @@ impl<T> Queue<T> {
         None
     }
 
+    /// The first again: there was nothing for it after all.
+    pub fn put_back(&self, waiter: oneshot::Sender<Result<T, Error>>) {
+        self.waiters.borrow_mut().push_front(waiter);
+    }
+
     /// Tells everybody that it failed.
     pub fn fail(&self, error: &Error) {
         for waiter in self.waiters.borrow_mut().drain(..) {
