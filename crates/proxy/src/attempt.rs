@@ -1,5 +1,6 @@
 //! Attempts: pick an endpoint, send, and decide whether to try again, within the route's timeout and the retry budget.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -15,7 +16,7 @@ use tokio::time::Sleep;
 use crate::body::Body;
 use crate::body::replay::Source;
 use crate::breaker::{Kind, Permit};
-use crate::cluster::{Cluster, Picked};
+use crate::cluster::{Cluster, Endpoint, Picked};
 use crate::eject::Outcome;
 use crate::error::{Error, Flag};
 use crate::headers::{self, OrigProto};
@@ -81,11 +82,12 @@ impl Attempts<'_> {
         request: Request<Body>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Error> {
+        let under_way = UnderWay::default();
         let Some(mut deadline) = self.deadline.sleep() else {
-            return self.attempts(request, record).await;
+            return self.attempts(request, record, &under_way).await;
         };
         let response = {
-            let mut attempts = pin!(self.attempts(request, record));
+            let mut attempts = pin!(self.attempts(request, record, &under_way));
             poll_fn(|cx| match attempts.as_mut().poll(cx) {
                 Poll::Ready(result) => Poll::Ready(result),
                 Poll::Pending => deadline
@@ -95,6 +97,13 @@ impl Attempts<'_> {
             })
             .await
         };
+        if matches!(response, Err(Error::RouteTimeout))
+            && let Some((endpoint, upload)) = under_way.take()
+            && upload.is_none_or(|upload| upload.has_ended())
+        {
+            // The attempt was dropped before it could say so itself. A client that is slow to send is not the endpoint's fault.
+            self.cluster.observe(&endpoint, Outcome::LocalOrigin);
+        }
         let mut response = response?;
         // The route's timeout covers the response's body too (Envoy `timeout`).
         response.body_mut().tail().deadline = Some(deadline);
@@ -105,11 +114,13 @@ impl Attempts<'_> {
         &self,
         request: Request<Body>,
         record: &mut RequestRecord,
+        under_way: &UnderWay,
     ) -> Result<Response<Body>, Error> {
         let mut request_permit = Some(Permit::acquire(self.cluster, Kind::Request)?);
         self.endpoints_known().await;
         let (mut parts, mut body) = request.into_parts();
-        let source = if body.is_end() || self.plan.retries() == 0 {
+        let whole = body.is_end();
+        let source = if whole || self.plan.retries() == 0 {
             None
         } else {
             Some(Source::new(std::mem::take(&mut body)))
@@ -138,9 +149,13 @@ impl Attempts<'_> {
                     .map(Body::replay)
                     .ok_or(Error::DownstreamProtocol)?,
             };
+            if self.cluster.config.outliers.is_some() && (whole || source.is_some()) {
+                under_way.set(Some((picked.endpoint.clone(), source.clone())));
+            }
             let result = self
                 .once(&picked, attempt_parts, attempt_body, record)
                 .await;
+            under_way.take();
             let repeatable = source.as_ref().is_none_or(Source::can_repeat);
             let wanted = self.plan.wants_retry(&record.method, &result);
             if wanted && last && number > 0 {
@@ -180,7 +195,9 @@ impl Attempts<'_> {
 
     fn count_retry(&self, outcome: &str) {
         let retries = &self.worker.metrics.retries;
-        retries.with_label_values(&[self.cluster.name(), outcome]).inc();
+        retries
+            .with_label_values(&[self.cluster.name(), outcome])
+            .inc();
     }
 
     /// A cluster that has just been named may still wait for its endpoints.
@@ -319,6 +336,9 @@ fn own_labels(worker: &Worker) -> HeaderValue {
         }
     })
 }
+
+/// The endpoint whose answer is awaited and the body that it is sent, where ejection wants to know.
+type UnderWay = Cell<Option<(Arc<Endpoint>, Option<Source>)>>;
 
 /// A deadline that lives on with the response.
 pub type Timer = Pin<Box<Sleep>>;

@@ -1,5 +1,7 @@
 //! The engine over real sockets: a client, the proxy's own code as an explicit outbound listener, an origin.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -342,6 +344,49 @@ fn overflow_is_refused_at_once() {
 }
 
 #[test]
+fn an_endpoint_that_lets_requests_time_out_is_ejected() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::never()).await;
+        let outliers = OutlierDetection {
+            consecutive_5xx: 2,
+            consecutive_gateway_errors: 0,
+            consecutive_local_origin: 0,
+            split_local_origin: false,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(300),
+            max_ejection: Duration::from_secs(300),
+            max_ejection_percent: 10,
+        };
+        let hop = Hop::to(&origin)
+            .timeout(Duration::from_millis(20))
+            .cluster(|cluster| cluster.outliers = Some(outliers.clone()))
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        let mut reasons = Vec::new();
+        for request in [get("/"), post("/", "x"), get("/")] {
+            let response = client.send(request).await.unwrap();
+            reasons.push(response.headers["x-tasuki-reason"].clone());
+        }
+        let timed_out = "upstream_response_timeout";
+        assert_eq!(reasons, [timed_out, timed_out, "no_healthy_upstream"]);
+        // A client that is slow to send is not the endpoint's fault.
+        let hop = Hop::to(&origin)
+            .timeout(Duration::from_millis(20))
+            .cluster(|cluster| cluster.outliers = Some(outliers))
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        for _ in 0..3 {
+            let request = post("/", "").map(drop);
+            let (response, _send) = client.start(request, false).await;
+            let response = response.await.unwrap();
+            assert_eq!(response.headers()["x-tasuki-reason"], timed_out);
+        }
+    });
+}
+
+#[test]
 fn five_5xx_eject_an_endpoint() {
     local(async {
         let bad = Origin::h2(|_| Answer::status(500)).await;
@@ -420,6 +465,101 @@ fn goaway_loses_nothing() {
             );
         }
         assert!(origin.connections() > 5);
+    });
+}
+
+/// What [`narrow_h2`] has seen.
+#[derive(Default)]
+struct Narrow {
+    /// Requests for `/never`.
+    held: Cell<usize>,
+    /// Connections that ended.
+    ended: Cell<usize>,
+}
+
+impl Narrow {
+    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !holds(self) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), waiting)
+            .await
+            .expect("happens");
+    }
+}
+
+/// An HTTP/2 origin that takes `streams` at a time and answers what is not `/never`.
+async fn narrow_h2(streams: u32, seen: Rc<Narrow>) -> Origin {
+    Origin::raw(move |io| {
+        let seen = seen.clone();
+        async move {
+            let mut server = h2::server::Builder::new()
+                .max_concurrent_streams(streams)
+                .handshake::<_, Bytes>(io)
+                .await
+                .unwrap();
+            let mut kept = Vec::new();
+            while let Some(Ok((request, mut respond))) = server.accept().await {
+                if request.uri().path() == "/never" {
+                    kept.push((request, respond));
+                    seen.held.set(seen.held.get() + 1);
+                } else {
+                    drop(respond.send_response(http::Response::new(()), true));
+                }
+            }
+            seen.ended.set(seen.ended.get() + 1);
+        }
+    })
+    .await
+}
+
+#[test]
+fn streams_that_are_given_up_make_room_for_all_who_wait() {
+    local(async {
+        let seen = Rc::new(Narrow::default());
+        let origin = narrow_h2(4, seen.clone()).await;
+        let hop = Hop::to(&origin)
+            .cluster(|cluster| cluster.limits.max_connections = 1)
+            .start()
+            .await;
+        let client = hop.h2().await;
+        let ask = |path: &'static str| {
+            let mut client = client.clone();
+            tokio::task::spawn_local(async move { client.send(get(path)).await.unwrap().status })
+        };
+        // The connection knows the origin's limit now.
+        assert_eq!(ask("/").await.unwrap(), StatusCode::OK);
+        for round in 1..=20 {
+            let given_up: Vec<_> = (0..4).map(|_| ask("/never")).collect();
+            let waiting: Vec<_> = (0..8).map(|_| ask("/")).collect();
+            seen.until(|seen| seen.held.get() == round * 4).await;
+            given_up.iter().for_each(tokio::task::JoinHandle::abort);
+            for answer in waiting {
+                let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
+                assert_eq!(answer.expect("was woken").unwrap(), StatusCode::OK);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_is_used_up_ends() {
+    local(async {
+        let seen = Rc::new(Narrow::default());
+        let origin = narrow_h2(100, seen.clone()).await;
+        let hop = Hop::to(&origin)
+            .cluster(|cluster| cluster.limits.max_requests_per_connection = 2)
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        for _ in 0..6 {
+            assert_eq!(client.send(get("/")).await.unwrap().status, StatusCode::OK);
+        }
+        assert_eq!(origin.connections(), 3);
+        // Every connection ends with its second request.
+        seen.until(|seen| seen.ended.get() == 3).await;
     });
 }
 
