@@ -27,6 +27,9 @@ const SDS_ROOTS: &str = "ROOTCA";
 pub struct Published {
     current: ArcSwap<Current>,
     generation: watch::Sender<u64>,
+    /// Held while `current` is replaced: new resources and new roots come from different tasks, and neither may
+    /// bring back what the other has just replaced.
+    publishing: Mutex<()>,
     authority: Authority,
     /// Keys that were made for Envoys, by identity; renewed at half their life.
     secrets: Arc<Mutex<HashMap<SpiffeId, Issued>>>,
@@ -53,6 +56,7 @@ impl Published {
         Self {
             current: ArcSwap::from_pointee(current),
             generation: watch::Sender::new(1),
+            publishing: Mutex::default(),
             authority,
             secrets: Arc::default(),
         }
@@ -60,25 +64,33 @@ impl Published {
 
     /// Serves another mesh from now on.
     pub fn publish(&self, mesh: Arc<Mesh>) {
-        self.current
-            .store(Arc::new(Current::new(mesh, &self.authority)));
-        self.generation.send_modify(|generation| *generation += 1);
+        self.replace(|_| mesh);
     }
 
     /// The same mesh with the authority's present trust bundle.
     pub fn refresh_trust(&self) {
-        let mesh = self.mesh();
-        self.publish(mesh);
+        self.replace(|present| present);
     }
 
-    /// Tells every stream to look again: something of its own is due (a certificate).
-    pub fn renew_secrets(&self, now: SystemTime) {
-        let due = self
-            .secrets
+    fn replace(&self, mesh: impl FnOnce(Arc<Mesh>) -> Arc<Mesh>) {
+        let _one_at_a_time = self
+            .publishing
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .any(|i| i.renew_at <= now);
+            .unwrap_or_else(PoisonError::into_inner);
+        let next = Current::new(mesh(self.mesh()), &self.authority);
+        self.current.store(Arc::new(next));
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Tells every stream to look again: something of its own is due (a certificate). Once: what is due is forgotten,
+    /// and made anew if its Envoy is still there to ask.
+    pub fn renew_secrets(&self, now: SystemTime) {
+        let due = {
+            let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = secrets.len();
+            secrets.retain(|_, issued| issued.renew_at > now);
+            secrets.len() < before
+        };
         if due {
             self.generation.send_modify(|generation| *generation += 1);
         }
@@ -224,3 +236,6 @@ impl ClientView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,9 @@ use crate::ads::{Client, ClientKind};
 use crate::mesh::Mesh;
 use viewer::Viewer;
 
+/// Encoded resources that are kept, most of them below a kilobyte: all four kinds of 500 services for 50 namespaces.
+const REMEMBERED: usize = 100_000;
+
 /// One mesh as clients see it.
 pub struct Snapshot {
     pub mesh: Arc<Mesh>,
@@ -71,10 +74,12 @@ impl Snapshot {
         }
         // Names that mean nothing are not remembered: anybody can make up any number of them.
         let encoded = encode(&self.build(client, ty, name)?, &client.dialect);
-        self.memo
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(scope, encoded.clone());
+        let mut memo = self.memo.lock().unwrap_or_else(PoisonError::into_inner);
+        // Foreign clients choose their namespace and labels, and so any number of views.
+        if memo.len() >= REMEMBERED {
+            memo.clear();
+        }
+        memo.insert(scope, encoded.clone());
         Some(encoded)
     }
 
