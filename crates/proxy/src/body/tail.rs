@@ -15,6 +15,7 @@ use crate::attempt::Held;
 use crate::drain::Activity;
 use crate::error::Error;
 use crate::headers;
+use crate::http::h1::Answering;
 use crate::observe::RequestRecord;
 use crate::upstream::Lease;
 
@@ -37,6 +38,8 @@ pub struct Tail {
     passed: u64,
     /// Keeps a drain from ending the process.
     pub activity: Option<Activity>,
+    /// Keeps an HTTP/1 connection from being timed as idle.
+    pub answering: Option<Answering>,
 }
 
 impl Tail {

@@ -45,13 +45,9 @@ where
 {
     let progress = Arc::new(Progress::new());
     let service = service_fn(|request| {
-        progress.request_began();
+        progress.set(IN_REQUEST);
         let (worker, conn, progress) = (worker.clone(), conn.clone(), progress.clone());
-        async move {
-            let response = exchange(&worker, &conn, request).await;
-            progress.request_answered();
-            Ok::<_, Infallible>(response)
-        }
+        async move { Ok::<_, Infallible>(exchange(&worker, &conn, request, progress).await) }
     });
     let io = TokioIo::new(Watched {
         io,
@@ -79,6 +75,7 @@ async fn exchange(
     worker: &Rc<Worker>,
     conn: &Rc<Connection>,
     request: Request<Incoming>,
+    progress: Arc<Progress>,
 ) -> Response<Body> {
     let (request, upgrade) = adopt(request);
     let draining = conn.drains() && worker.drain.is_draining();
@@ -107,6 +104,7 @@ async fn exchange(
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok());
     body.expect(length);
+    body.tail().answering = Some(Answering(progress));
     Response::from_parts(parts, body)
 }
 
@@ -148,6 +146,16 @@ struct Progress {
     state: AtomicU64,
 }
 
+/// A response that is still being sent, and perhaps its request still read: the connection waits for no head meanwhile.
+#[derive(Debug)]
+pub struct Answering(Arc<Progress>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.set(IDLING);
+    }
+}
+
 const IDLING: u64 = 0;
 const IN_HEAD: u64 = 1;
 const IN_REQUEST: u64 = 2;
@@ -169,14 +177,6 @@ impl Progress {
         if self.state.load(Ordering::Relaxed) & 3 == IDLING {
             self.set(IN_HEAD);
         }
-    }
-
-    fn request_began(&self) {
-        self.set(IN_REQUEST);
-    }
-
-    fn request_answered(&self) {
-        self.set(IDLING);
     }
 
     /// Resolves when a head has taken too long or nothing has come for too long.
@@ -243,5 +243,35 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_heads_and_idleness_are_timed() {
+        let late_after = async |progress: &Arc<Progress>| {
+            let start = Instant::now();
+            let late = tokio::time::timeout(3 * IDLE, progress.late()).await;
+            late.ok().map(|()| start.elapsed())
+        };
+        let progress = Arc::new(Progress::new());
+        let slow_head = late_after(&progress).await.unwrap();
+        assert!(slow_head <= HEAD_TIMEOUT + 2 * LOOK, "{slow_head:?}");
+
+        progress.set(IN_REQUEST);
+        let answering = Answering(progress.clone());
+        // The request's body is still coming while the answer is on its way.
+        progress.bytes_came();
+        assert_eq!(late_after(&progress).await, None);
+
+        drop(answering);
+        assert!(late_after(&progress).await.unwrap() >= IDLE);
+        drop(Answering(progress.clone()));
+        progress.bytes_came();
+        let slow_head = late_after(&progress).await.unwrap();
+        assert!(slow_head <= HEAD_TIMEOUT + 2 * LOOK, "{slow_head:?}");
     }
 }
