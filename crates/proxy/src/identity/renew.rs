@@ -23,6 +23,9 @@ use crate::state::State;
 /// The wall clock may be set while we sleep, so no sleep is longer.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// A signature takes milliseconds; without an answer by then another connection is tried.
+const SIGNING: Duration = Duration::from_secs(10);
+
 /// Whoever signs: the control plane, or a test.
 pub trait Signer {
     /// The account in whose name is asked, as far as it is known.
@@ -169,10 +172,9 @@ impl<S: Signer, C: Fn() -> SystemTime> Renewal<S, C> {
         let (key, csr) = key_and_csr(&id)?;
         // What has expired already is no help.
         let current = current.filter(|current| current.is_valid_at((self.clock)()));
-        let chain = self
-            .signer
-            .sign(&csr, current)
+        let chain = tokio::time::timeout(SIGNING, self.signer.sign(&csr, current))
             .await
+            .context("no answer from the control plane")?
             .context("asking for a certificate")?;
         let certificate = WorkloadCertificate::from_pem(&chain, key.as_str())
             .context("the signed certificate")?;

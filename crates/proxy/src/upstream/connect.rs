@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -78,6 +79,9 @@ async fn tcp(cluster: &Cluster, address: SocketAddr) -> Result<TcpStream, Error>
     }
     .map_err(failed)?;
     if let Some(ip) = bind_address(cluster, address) {
+        // The port is chosen by `connect`, per destination: chosen here, all destinations would share some 28,000.
+        // A kernel without the option works, with that limit.
+        let _ = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
         socket.bind(SocketAddr::new(ip, 0)).map_err(failed)?;
     }
     let stream = socket.connect(address).await.map_err(failed)?;
