@@ -246,9 +246,38 @@ impl Connection {
         let now = state.generation();
         if *generation != now {
             *generation = now;
-            *lookup = state.known(name).map_or(Lookup::Unknown, Lookup::Found);
+            *lookup = match (state.known(name), &*lookup) {
+                (Some(found), _) => Lookup::Found(found),
+                // Nobody has said that there is no such destination: it must not be passed through.
+                (None, Lookup::Disconnected) => Lookup::Disconnected,
+                (None, Lookup::Found(_) | Lookup::Unknown) => Lookup::Unknown,
+            };
         }
         lookup.clone()
+    }
+
+    /// Asks once more for an outbound connection's destination that could not be asked for when it came.
+    pub async fn look_up_again(&self, state: &State) -> Lookup {
+        let generation = state.generation();
+        let Some(name) = self.name() else {
+            return Lookup::Unknown;
+        };
+        let found = state.outbound(&name).await;
+        *self.destination.borrow_mut() = Destination::Outbound {
+            generation,
+            name,
+            lookup: found.clone(),
+        };
+        found
+    }
+
+    fn name(&self) -> Option<ListenerName> {
+        match &*self.destination.borrow() {
+            Destination::Outbound { name, .. } => Some(name.clone()),
+            Destination::Arriving | Destination::Inbound { .. } | Destination::Gateway { .. } => {
+                None
+            }
+        }
     }
 }
 

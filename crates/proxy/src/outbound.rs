@@ -10,7 +10,6 @@ use http::{Request, Response, Version, request};
 use crate::attempt::Attempts;
 use crate::attempt::retry::Plan;
 use crate::attempt::timeout::Deadline;
-use crate::authorize::path::{Strictness, canonicalize};
 use crate::body::Body;
 use crate::connection::{Connection, Direction};
 use crate::error::Error;
@@ -34,8 +33,7 @@ pub async fn handle(
     record: &mut RequestRecord,
     interim: &Interim,
 ) -> Result<Response<Body>, Error> {
-    let (mut parts, body) = request.into_parts();
-    authorize(worker, conn, &mut parts)?;
+    let (parts, body) = request.into_parts();
     let authority = parts.uri.authority().cloned();
     let authority = authority.as_ref().map_or("", Authority::as_str);
     let table = table(worker, conn, authority).await?;
@@ -64,35 +62,16 @@ pub async fn handle(
     Ok(response)
 }
 
-/// A gateway's own policies; a sidecar's application needs no leave to call.
-fn authorize(
-    worker: &Worker,
-    conn: &Connection,
-    request: &mut request::Parts,
-) -> Result<(), Error> {
-    let Some(listener) = conn.gateway(&worker.state) else {
-        return Ok(());
-    };
-    let strict = listener.authorizer.mentions_paths();
-    let strictness = if strict {
-        Strictness::Unambiguous
-    } else {
-        Strictness::Base
-    };
-    canonicalize(&mut request.uri, strictness).map_err(|_| Error::BadRequest("ambiguous path"))?;
-    let checked = listener.authorizer.check_http(&conn.source(), request);
-    checked
-        .map(drop)
-        .map_err(|denied| Error::Denied(denied.policy))
-}
-
 /// The routes that apply: by Host when it names something, else those of the connection's own destination.
 async fn table(
     worker: &Worker,
     conn: &Connection,
     authority: &str,
 ) -> Result<Arc<RouteTable>, Error> {
-    let own = conn.lookup(&worker.state);
+    let own = match conn.lookup(&worker.state) {
+        Lookup::Disconnected => conn.look_up_again(&worker.state).await,
+        known => known,
+    };
     if conn.direction == Direction::Outbound
         && let Some(table) = by_host(worker, conn, &own, authority).await
     {

@@ -128,3 +128,38 @@ fn a_waiting_connection_is_small() {
     let sizes = [size(outbound), size(inbound)];
     assert!(sizes.iter().all(|size| *size <= 2048), "{sizes:?}");
 }
+
+/// Publishes the same configuration under a new generation.
+fn move_on(state: &State) {
+    let mut next = (*state.snapshot()).clone();
+    next.generation += 1;
+    state.publish(next);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_could_not_be_asked_for_is_asked_for_again() {
+    let (state, mut demands) = State::new(UnknownPolicy::Refuse);
+    let name = ListenerName::exact("10.0.0.9:80");
+    let address = |port| SocketAddr::from(([10, 0, 0, 9], port));
+    let arriving = Destination::Outbound {
+        generation: state.generation(),
+        name: name.clone(),
+        lookup: state.outbound(&name).await,
+    };
+    let conn = Connection::new(Direction::Outbound, address(40_000), address(80), arriving);
+    assert!(matches!(conn.lookup(&state), Lookup::Disconnected));
+    // A new certificate, say: it does not make the destination an unknown one.
+    move_on(&state);
+    assert!(matches!(conn.lookup(&state), Lookup::Disconnected));
+
+    drop(demands.recv().await);
+    state.set_connected(true);
+    let (again, demand) = tokio::join!(conn.look_up_again(&state), async {
+        let demand = demands.recv().await.unwrap();
+        let _ = demand.reply.send(Lookup::Found(Outbound::allow_any()));
+        demand.name
+    });
+    assert_eq!(demand, name);
+    assert!(matches!(again, Lookup::Found(_)));
+    assert!(matches!(conn.lookup(&state), Lookup::Found(_)));
+}
