@@ -13,6 +13,9 @@ use tasuki_identity::PeerCertificate;
 use tasuki_xds::model::cluster::HttpProtocol;
 use tasuki_xds::model::listener::ForwardClientCert;
 
+use crate::attempt::Attempts;
+use crate::attempt::retry::Plan;
+use crate::attempt::timeout::Deadline;
 use crate::authorize::Permitted;
 use crate::body::Body;
 use crate::connection::Connection;
@@ -21,7 +24,6 @@ use crate::headers::{self, OrigProto};
 use crate::http::{HttpVersion, Interim};
 use crate::identity::Identity;
 use crate::observe::RequestRecord;
-use crate::upstream::{self, Target};
 use crate::worker::Worker;
 
 mod chain;
@@ -145,10 +147,6 @@ async fn send(
     record: &mut RequestRecord,
 ) -> Result<Response<Body>, Error> {
     let Decision { chain, spoken, .. } = decision;
-    let is_grpc = headers::is_grpc(request.headers());
-    let picked = chain.cluster.pick_original(conn.application);
-    record.upstream = Some(picked.endpoint.address);
-    record.cluster = Some(chain.cluster_name.clone());
     let version = if spoken.version == Version::HTTP_2 {
         HttpVersion::Http2
     } else {
@@ -160,13 +158,25 @@ async fn send(
             .headers_mut()
             .insert(headers::ORIG_PROTO, spoken.header());
     }
-    let target = Target {
+    record.cluster = Some(chain.cluster_name.clone());
+    let (destination, mutual_tls) = (record.destination.clone(), record.mutual_tls);
+    // The peer sees an application's reset as an answer (503), so what is safe to repeat is repeated here: applications
+    // close idle connections, and tell HTTP/2 clients to go away, whenever they like.
+    let attempts = Attempts {
+        worker,
         cluster: &chain.cluster,
-        endpoint: &picked.endpoint,
+        original: Some(conn.application),
         version,
-        is_grpc,
+        orig_proto: spoken,
+        is_grpc: headers::is_grpc(request.headers()),
+        plan: Plan::new(None),
+        deadline: Deadline::NONE,
+        interim,
     };
-    upstream::send(worker, &target, request, interim).await
+    let response = attempts.run(request, record).await;
+    // An attempt describes the leg to its endpoint; here the client's leg is what counts.
+    (record.destination, record.mutual_tls) = (destination, mutual_tls);
+    response
 }
 
 #[cfg(test)]

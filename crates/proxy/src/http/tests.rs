@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 mod support;
 
-use support::{Answer, Domain, Hop, Origin, get, local, post, read_until, retry_policy};
+use support::{Answer, Domain, Hop, Origin, beside, get, local, post, read_until, retry_policy};
 
 #[test]
 fn http2_carries_headers_bodies_and_trailers() {
@@ -779,5 +779,60 @@ fn a_peer_with_the_wrong_identity_is_refused() {
         let response = hop.h2().await.send(post("/", "secret")).await.unwrap();
         assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(origin.requests(), 0);
+    });
+}
+
+#[test]
+fn an_application_that_closes_idle_connections_loses_nothing_that_is_safe_to_repeat() {
+    local(async {
+        let posts = Rc::new(Cell::new(0));
+        let seen = posts.clone();
+        // Answers once on each connection, then closes it under the next request.
+        let application = Origin::raw(move |mut io: TcpStream| {
+            let seen = seen.clone();
+            async move {
+                for number in 0..2 {
+                    let head = read_until(&mut io, "\r\n\r\n").await;
+                    seen.set(seen.get() + usize::from(head.starts_with("POST")));
+                    if number == 0 {
+                        io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                            .await
+                            .unwrap();
+                    }
+                }
+            }
+        })
+        .await;
+        let mut io = beside(&application).await.tcp().await;
+        for _ in 0..3 {
+            io.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let answer = read_until(&mut io, "\r\n\r\nok").await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        io.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        let answer = read_until(&mut io, "\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert_eq!(posts.get(), 1);
+    });
+}
+
+#[test]
+fn an_application_that_says_goaway_loses_nothing() {
+    local(async {
+        let application = Origin::h2(|request| Answer::ok(&request.body)).await;
+        application.goaway_after(10);
+        let mut client = beside(&application).await.h2().await;
+        for _ in 0..100 {
+            let response = client.send(post("/pay", "once")).await.unwrap();
+            assert_eq!(
+                (response.status, &response.body[..]),
+                (StatusCode::OK, &b"once"[..])
+            );
+        }
+        assert!(application.connections() > 5);
     });
 }

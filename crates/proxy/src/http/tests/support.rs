@@ -17,7 +17,10 @@ use tasuki_identity::{Roots, SpiffeId, TrustDomain};
 use tasuki_xds::model;
 use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits, TlsMatch};
 use tasuki_xds::model::endpoint::{ClusterLoadAssignment, Endpoint, Health, Locality, WorkloadRef};
-use tasuki_xds::model::listener::{DeclaredProtocol, HttpConnection, Listener, RouteSource};
+use tasuki_xds::model::listener::{
+    ChainMatch, DeclaredProtocol, Filter, FilterChain, HttpConnection, Listener, RouteSource,
+    Transport,
+};
 use tasuki_xds::model::route::{
     Forward, HeaderMutations, PathMatch, RetryOn, RetryPolicy, Route, RouteAction,
     RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
@@ -32,6 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::cluster::Cluster;
 use crate::drain::Drain;
 use crate::identity::Identity;
+use crate::inbound::Inbound;
 use crate::loop_guard::LoopGuard;
 use crate::observe::{AccessLog, Metrics, Recorder};
 use crate::settings::{AccessLogMode, ObjectName, Role, Settings, UnknownPolicy};
@@ -330,6 +334,51 @@ impl Hop {
         // Anything else that is asked for has no answer: the demand channel's other end is gone.
         snapshot
     }
+}
+
+/// The proxy as an explicit inbound listener in front of an application.
+pub async fn beside(application: &Origin) -> Running {
+    let port = application.address.port();
+    let chain = FilterChain {
+        name: format!("inbound|{port}||"),
+        matches: ChainMatch {
+            destination_port: Some(port),
+            transport: Transport::Plaintext,
+            ..ChainMatch::default()
+        },
+        tls: None,
+        filter: Filter::Http(HttpConnection {
+            stat_prefix: String::new(),
+            routes: RouteSource::Inline(RouteConfiguration {
+                name: String::new(),
+                virtual_hosts: Vec::new(),
+            }),
+            rbac: Vec::new(),
+            forward_client_cert: Default::default(),
+        }),
+    };
+    let listener = Listener {
+        name: "inbound".into(),
+        address: None,
+        protocol: DeclaredProtocol::Auto,
+        workload: None,
+        api: None,
+        chains: vec![chain],
+        default_chain: None,
+    };
+    let inbound = Inbound::compile(&listener, &|_| None, None).unwrap();
+    let mut snapshot = Snapshot::empty();
+    snapshot.generation = 1;
+    snapshot.inbound = Some(Arc::new(inbound));
+    let worker = worker(snapshot);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        while let Ok((stream, peer)) = listener.accept().await {
+            spawn_local(connection::inbound_to(worker.clone(), stream, peer, port));
+        }
+    });
+    Running { address }
 }
 
 impl Running {
