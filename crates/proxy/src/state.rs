@@ -60,6 +60,8 @@ pub struct State {
     snapshot: ArcSwap<Snapshot>,
     demands: mpsc::Sender<Demand>,
     negative: demand::NegativeCache,
+    /// Names that were asked for in vain while the control plane is away.
+    in_vain: demand::NegativeCache,
     connected: AtomicBool,
     changes: watch::Sender<u64>,
     unknown: UnknownPolicy,
@@ -75,6 +77,7 @@ impl State {
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             demands,
             negative: demand::NegativeCache::default(),
+            in_vain: demand::NegativeCache::default(),
             connected: AtomicBool::new(false),
             changes: watch::Sender::new(0),
             unknown,
@@ -150,6 +153,11 @@ impl State {
         if self.negative.contains(name, std::time::Instant::now()) {
             return Lookup::Unknown;
         }
+        // One wait for a name is enough: requests whose Host nobody knows would otherwise each take a second longer for
+        // as long as the control plane is away.
+        if !self.connected() && self.in_vain.contains(name, std::time::Instant::now()) {
+            return self.disconnected();
+        }
         self.ask(name).await
     }
 
@@ -178,7 +186,10 @@ impl State {
         let start = Instant::now();
         match timeout_at(start + DISCONNECTED_WAIT, &mut answer).await {
             Ok(answer) => answer.unwrap_or_else(|_| self.disconnected()),
-            Err(_) if !self.connected() => self.disconnected(),
+            Err(_) if !self.connected() => {
+                self.in_vain.insert(name.clone(), std::time::Instant::now());
+                self.disconnected()
+            }
             Err(_) => match timeout_at(start + DEMAND_WAIT, answer).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => self.disconnected(),
@@ -192,5 +203,29 @@ impl State {
             UnknownPolicy::Refuse => Lookup::Disconnected,
             UnknownPolicy::Allow => Lookup::Found(Outbound::allow_any()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_name_is_waited_for_once_while_the_control_plane_is_away() {
+        let (state, mut demands) = State::new(UnknownPolicy::Refuse);
+        let name = ListenerName::exact("nobody:80");
+        let start = Instant::now();
+        assert!(matches!(state.outbound(&name).await, Lookup::Disconnected));
+        assert_eq!(start.elapsed(), DISCONNECTED_WAIT);
+        assert!(matches!(state.outbound(&name).await, Lookup::Disconnected));
+        assert_eq!(start.elapsed(), DISCONNECTED_WAIT);
+
+        state.set_connected(true);
+        drop(demands.recv().await);
+        let (found, ()) = tokio::join!(state.outbound(&name), async {
+            let demand = demands.recv().await.unwrap();
+            let _ = demand.reply.send(Lookup::Unknown);
+        });
+        assert!(matches!(found, Lookup::Unknown));
     }
 }
