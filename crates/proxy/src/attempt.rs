@@ -117,7 +117,7 @@ impl Attempts<'_> {
         under_way: &UnderWay,
     ) -> Result<Response<Body>, Error> {
         let mut request_permit = Some(Permit::acquire(self.cluster, Kind::Request)?);
-        self.endpoints_known().await;
+        self.cluster.endpoints_known().await;
         let (mut parts, mut body) = request.into_parts();
         let whole = body.is_end();
         let source = if whole || self.plan.retries() == 0 {
@@ -198,17 +198,6 @@ impl Attempts<'_> {
         retries
             .with_label_values(&[self.cluster.name(), outcome])
             .inc();
-    }
-
-    /// A cluster that has just been named may still wait for its endpoints.
-    async fn endpoints_known(&self) {
-        if !self.cluster.has_arrived() {
-            // Afterwards `pick` says what is the matter.
-            drop(
-                tokio::time::timeout(self.cluster.config.connect_timeout, self.cluster.arrived())
-                    .await,
-            );
-        }
     }
 
     /// One attempt, within the per-try timeout.

@@ -302,6 +302,14 @@ impl Cluster {
         let _ = arrived.wait_for(|arrived| *arrived).await;
     }
 
+    /// Waits for a cluster that has just been named and may not have its endpoints yet, as long as for a connection.
+    pub async fn endpoints_known(&self) {
+        if !self.has_arrived() {
+            // Afterwards `pick` says what is the matter.
+            drop(tokio::time::timeout(self.config.connect_timeout, self.arrived()).await);
+        }
+    }
+
     /// Whether endpoints have arrived once.
     pub fn has_arrived(&self) -> bool {
         *self.shared.arrived.borrow()

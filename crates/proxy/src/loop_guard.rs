@@ -63,6 +63,16 @@ impl LoopGuard {
     }
 }
 
+/// Whether `target` leads to one of `listeners`, such as a gateway's, which come and go.
+pub fn is_bound(mut listeners: impl Iterator<Item = SocketAddr>, target: SocketAddr) -> bool {
+    let target = canonical(target);
+    listeners.any(|listener| {
+        listener.port() == target.port()
+            && (canonical(listener) == target
+                || (listener.ip().is_unspecified() && is_local(target.ip())))
+    })
+}
+
 /// Whether packets to `ip` stay on this machine (in this network namespace).
 fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || is_assigned(ip) || is_routed_locally(ip)
@@ -137,6 +147,17 @@ mod tests {
         ] {
             assert!(!guard().refuses(address.parse().unwrap()), "{address}");
         }
+    }
+
+    #[test]
+    fn a_gateways_listeners_are_refused_where_they_are_bound() {
+        let listeners = ["0.0.0.0:8080", "127.0.0.9:443"].map(|a| a.parse().unwrap());
+        let bound = |target: &str| is_bound(listeners.into_iter(), target.parse().unwrap());
+        assert!(bound("127.0.0.1:8080"));
+        assert!(bound("[::ffff:127.0.0.9]:443"));
+        assert!(!bound("192.0.2.7:8080"));
+        assert!(!bound("127.0.0.8:443"));
+        assert!(!bound("127.0.0.1:80"));
     }
 
     #[test]

@@ -101,6 +101,8 @@ async fn dial(
         Direction::Inbound => conn.application,
         Direction::Outbound | Direction::Gateway => conn.original_dst,
     };
+    // As for requests: a cluster that has just been named may still wait for its endpoints.
+    cluster.endpoints_known().await;
     let mut tried = Vec::new();
     let (tries, _dialling) = match cluster.config.discovery {
         // There is one original destination, and nothing else to try.

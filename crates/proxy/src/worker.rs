@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::limit::Connections;
-use crate::loop_guard::LoopGuard;
+use crate::loop_guard::{self, LoopGuard};
 use crate::observe::{AccessLog, Metrics, Recorder};
 use crate::settings::{Role, Settings};
 use crate::state::{ListenerName, State};
@@ -94,7 +94,9 @@ impl Worker {
 
     /// Whether dialling `address` would reach the proxy itself (flag `LOOP`).
     pub fn refuses(&self, address: SocketAddr) -> bool {
+        let bound = &self.state.snapshot().gateway;
         self.guard.refuses(address)
+            || loop_guard::is_bound(bound.values().map(|listener| listener.address), address)
     }
 }
 
