@@ -39,15 +39,21 @@ impl DestinationRule {
     }
 
     /// What applies to a port, for one subset or for the host as a whole: a port's settings replace the rule's own,
-    /// and each group that the subset sets replaces the rule's.
+    /// and each group that the subset sets replaces the rule's. Retry budgets are not among what a port can set.
     pub fn effective(&self, subset: Option<&str>, port: u16) -> PolicySettings {
+        let subset = subset.and_then(|name| self.subset(name));
         let base = self.policy.for_port(port);
-        match subset.and_then(|name| self.subset(name)) {
+        let settings = match subset {
             None => base.0.clone(),
             Some(subset) => {
                 let (own, port_level) = subset.policy.for_port(port);
                 own.over(base.0, port_level)
             }
+        };
+        let budget = subset.and_then(|subset| subset.policy.settings.retry_budget);
+        PolicySettings {
+            retry_budget: budget.or(self.policy.settings.retry_budget),
+            ..settings
         }
     }
 }

@@ -167,7 +167,7 @@ fn read_source(source: &Fields<'_>) -> Source {
         value.warn(NO_JWT, "");
     }
     Source {
-        principals: values(source, "principals", "notPrincipals", pattern),
+        principals: values(source, "principals", "notPrincipals", principal),
         request_principals: values(source, "requestPrincipals", "notRequestPrincipals", pattern),
         namespaces: values(source, "namespaces", "notNamespaces", pattern),
         service_accounts: values(source, "serviceAccounts", "notServiceAccounts", account),
@@ -205,7 +205,9 @@ fn read_keyed(fields: &Fields<'_>, at: &Value<'_>, key: &str) -> Option<Conditio
     Some(match key {
         "source.ip" => Condition::SourceIp(values(fields, "values", "notValues", cidr)),
         "source.namespace" => Condition::SourceNamespace(patterns()),
-        "source.principal" => Condition::SourcePrincipal(patterns()),
+        "source.principal" => {
+            Condition::SourcePrincipal(values(fields, "values", "notValues", principal))
+        }
         "source.serviceAccount" => {
             Condition::SourceServiceAccount(values(fields, "values", "notValues", account))
         }
@@ -267,6 +269,17 @@ fn read_bracketed(fields: &Fields<'_>, at: &Value<'_>, key: &str) -> Option<Cond
 
 fn pattern(value: &Value<'_>) -> Option<Pattern> {
     value.text().map(Pattern::parse)
+}
+
+/// `TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`, as Istio writes identities.
+fn principal(value: &Value<'_>) -> Option<Pattern> {
+    if value.text()?.starts_with("spiffe://") {
+        value.warn(
+            "never matches: principals are written without spiffe://",
+            "write TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT",
+        );
+    }
+    pattern(value)
 }
 
 fn cidr(value: &Value<'_>) -> Option<Cidr> {

@@ -117,3 +117,14 @@ fn sixteen_accounts_and_no_more() {
     );
     assert!(parse("{}", &spec(17)).0.is_none());
 }
+
+#[test]
+fn principals_are_written_without_their_scheme() {
+    let (policy, problems) = parse(
+        "{}",
+        "spec: {action: DENY, rules: [{from: [{source: {principals: [\"spiffe://cluster.local/ns/a/sa/b\", \"cluster.local/ns/a/sa/b\"]}}]}]}\n",
+    );
+    assert!(policy.is_some());
+    let warned: Vec<_> = problems.iter().map(|p| p.field.as_str()).collect();
+    assert_eq!(warned, ["spec.rules[0].from[0].source.principals[0]"]);
+}

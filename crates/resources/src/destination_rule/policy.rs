@@ -47,7 +47,8 @@ impl PolicySettings {
             connection_pool: pick(&self.connection_pool, &base.connection_pool, whole),
             outlier_detection: pick(&self.outlier_detection, &base.outlier_detection, whole),
             tls: pick(&self.tls, &base.tls, whole),
-            retry_budget: pick(&self.retry_budget, &base.retry_budget, false),
+            // Whoever knows the whole rule decides.
+            retry_budget: self.retry_budget.or(base.retry_budget),
         }
     }
 }

@@ -72,6 +72,7 @@ fn subsets_and_ports_override_as_in_istio() {
         (port.load_balancer, mode(&port)),
         (Some(LoadBalancer::RoundRobin), None)
     );
+    assert!(port.retry_budget.is_some() && rule.effective(Some("v2"), 81) == port);
     // A subset's settings override group by group.
     let subset = rule.effective(Some("v1"), 80);
     assert_eq!(

@@ -128,6 +128,14 @@ fn read_route(value: &Value<'_>) -> Vec<WeightedDestination> {
         value.error("is empty", "name at least one destination");
     }
     let destinations: Vec<_> = items.iter().filter_map(read_weighted).collect();
+    // Two hosts for one route is more than a route can say; it must not be lost in silence.
+    for (item, destination) in items.iter().zip(&destinations) {
+        let mut set = destination.headers.request.set.iter();
+        let several = items.len() > 1 && destinations.len() == items.len();
+        if several && set.any(|(name, _)| name == ":authority") {
+            item.not_honoured("the authority of one destination among several");
+        }
+    }
     let total: u64 = destinations.iter().map(|d| u64::from(d.weight)).sum();
     if destinations.len() == items.len() && items.len() > 1 && total == 0 {
         value.error(

@@ -249,3 +249,22 @@ fn rules_behind_a_catch_all_are_warned_of() {
         ]
     );
 }
+
+#[test]
+fn the_authority_of_one_destination_among_several_is_refused() {
+    let text = |destinations: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: x}}\nspec: {{hosts: [a], http: [{{route: [{destinations}]}}]}}\n"
+        )
+    };
+    let one = "{destination: {host: b}, weight: 1, headers: {request: {set: {host: c.example}}}}";
+    let problems = |destinations: &str| {
+        let document = parse_documents("", &text(destinations)).remove(0);
+        document.problems
+    };
+    assert_eq!(problems(one), []);
+    let several = problems(&format!("{one}, {{destination: {{host: d}}, weight: 1}}"));
+    assert_eq!(several.len(), 1, "{several:?}");
+    assert_eq!(several[0].field, "spec.http[0].route[0]");
+    assert!(several[0].reason.starts_with("not honoured yet"));
+}
