@@ -127,7 +127,13 @@ pub fn of_workload(
     health: Health,
     modes: &PeerAuthentications,
 ) -> Backend {
-    let mode = || modes.mode(&workload.id.namespace, &workload.labels, Some(address.port()));
+    let mode = || {
+        modes.mode(
+            &workload.id.namespace,
+            &workload.labels,
+            Some(address.port()),
+        )
+    };
     let mesh_tls = workload.meshed && mode() != MtlsMode::Disable;
     Backend {
         endpoint: Endpoint {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use tasuki_resources::destination_rule::{TlsMode, TlsSettings};
 use tasuki_xds::model::ClusterLoadAssignment;
 use tasuki_xds::model::endpoint::{Health, Locality};
 
@@ -20,15 +21,20 @@ pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignme
             let service = viewer.mesh.services.exact(host, viewer.namespace())?;
             service.port(port)?;
             let wanted = (!subset.is_empty()).then_some(subset);
+            let rules = &viewer.mesh.destination_rules;
+            let rule = rules.find(host, &service.namespace, viewer.namespace());
             if let Some(subset) = wanted {
-                let rules = &viewer.mesh.destination_rules;
-                rules
-                    .find(host, &service.namespace, viewer.namespace())?
-                    .subset(subset)?;
+                rule?.subset(subset)?;
+            }
+            let mut localities = localities(chosen(viewer, service, port, wanted).into_iter());
+            let tls = rule.and_then(|rule| rule.effective(wanted, port).tls);
+            if let Some(names) = tls.and_then(demanded) {
+                let endpoints = localities.iter_mut().flat_map(|l| &mut l.endpoints);
+                endpoints.for_each(|endpoint| endpoint.identities.clone_from(&names));
             }
             Some(ClusterLoadAssignment {
                 cluster: name.to_owned(),
-                localities: localities(chosen(viewer, service, port, wanted).into_iter()),
+                localities,
             })
         }
         Name::Pod { address, port } => {
@@ -51,6 +57,12 @@ pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignme
         }
         Name::Passthrough | Name::BlackHole | Name::Inbound { .. } => None,
     }
+}
+
+/// The names that a DestinationRule demands of mesh peers, whoever the endpoints are (contract section 5).
+fn demanded(tls: TlsSettings) -> Option<Vec<String>> {
+    let names = tls.subject_alt_names;
+    (tls.mode == TlsMode::IstioMutual && !names.is_empty()).then_some(names)
 }
 
 fn localities<'b>(backends: impl Iterator<Item = &'b Backend>) -> Vec<Locality> {

@@ -252,11 +252,7 @@ fn action(
                 grpc_timeout_max: Some(rule.timeout.unwrap_or(Duration::ZERO)),
                 retry: rule.retries.as_ref().map(retry),
                 path_rewrite: forward.rewrite.uri.clone().map(PathRewrite::Prefix),
-                host_rewrite: forward
-                    .rewrite
-                    .authority
-                    .clone()
-                    .or_else(|| authority(&rule.headers.request)),
+                host_rewrite: host_rewrite(rule, forward),
             })
         }
     })
@@ -363,6 +359,18 @@ fn retry_on(on: tasuki_resources::virtual_service::RetryOn) -> route::RetryOn {
         RetryOn::GrpcResourceExhausted => route::RetryOn::GrpcResourceExhausted,
         RetryOn::GrpcUnavailable => route::RetryOn::GrpcUnavailable,
     }
+}
+
+/// What says more of the destination wins. Of several destinations none may say it (`tasuki-resources`).
+fn host_rewrite(
+    rule: &HttpRule,
+    forward: &tasuki_resources::virtual_service::Forward,
+) -> Option<String> {
+    let mut destinations = forward.destinations.iter();
+    let rewrite = forward.rewrite.authority.clone();
+    rewrite
+        .or_else(|| destinations.find_map(|d| authority(&d.headers.request)))
+        .or_else(|| authority(&rule.headers.request))
 }
 
 /// `set: {":authority": ...}`: Envoy refuses it as a header and has a rewrite for it (as Istio's pilot does).

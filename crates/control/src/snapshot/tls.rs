@@ -30,7 +30,12 @@ pub fn of_service(
         Some((TlsMode::Disable, _)) => return Vec::new(),
         Some((TlsMode::Simple, settings)) => return simple(viewer, service, settings, protocol),
         Some((TlsMode::IstioMutual, settings)) => {
-            let identities = settings.subject_alt_names.clone();
+            let identities = if settings.subject_alt_names.is_empty() {
+                // Without names any certificate of the mesh would do.
+                of_backends(viewer, &chosen(viewer, service, port, subset))
+            } else {
+                settings.subject_alt_names.clone()
+            };
             return always(mutual(viewer, identities));
         }
         None => {}
@@ -39,11 +44,7 @@ pub fn of_service(
     if let Dialect::Grpc { .. } = viewer.client.dialect {
         return grpc(viewer, &backends);
     }
-    let identities = match viewer.client.dialect {
-        // Each endpoint says it itself.
-        Dialect::Tasuki => Vec::new(),
-        Dialect::Envoy { .. } | Dialect::Grpc { .. } => identities(backends.iter().copied()),
-    };
+    let identities = of_backends(viewer, &backends);
     automatic(
         viewer,
         identities,
@@ -185,6 +186,15 @@ fn mutual(viewer: &Viewer<'_>, server_identities: Vec<String>) -> Option<ClientT
         sni: None,
         alpn,
     })
+}
+
+/// The names that a client of this dialect must find in the cluster.
+fn of_backends(viewer: &Viewer<'_>, backends: &[&Backend]) -> Vec<String> {
+    match viewer.client.dialect {
+        // Each endpoint says it itself.
+        Dialect::Tasuki => Vec::new(),
+        Dialect::Envoy { .. } | Dialect::Grpc { .. } => identities(backends.iter().copied()),
+    }
 }
 
 fn identities<'b>(backends: impl Iterator<Item = &'b Backend>) -> Vec<String> {

@@ -261,3 +261,36 @@ spec:
     let strict = tls_mode("outbound|9000||cart.shop.svc.cluster.local");
     assert_eq!(strict.as_deref(), Some("istio"));
 }
+
+#[test]
+fn mutual_tls_that_a_rule_asks_for_checks_who_answers() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: cart, namespace: shop}\nspec: {host: cart, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}\n";
+    let mesh = good_mesh(&[SHOP, rule]);
+    let envoy = foreign(
+        ClientKind::EnvoyGateway,
+        Dialect::Envoy { secrets: true },
+        "shop",
+    );
+    let client = As::client(&mesh, envoy);
+    let tls = client.cluster(&format!("outbound|8080||{HOST}")).tls;
+    assert_eq!(
+        tls[0].tls.as_ref().unwrap().server_identities,
+        ["spiffe://cluster.local/ns/shop/sa/cart"]
+    );
+}
+
+#[test]
+fn the_names_that_a_rule_demands_are_demanded_of_every_endpoint() {
+    let other = "spiffe://cluster.local/ns/shop/sa/other";
+    let rule = format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: cart, namespace: shop}}\nspec: {{host: cart, trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL, subjectAltNames: [\"{other}\"]}}}}}}\n"
+    );
+    let mesh = good_mesh(&[SHOP, &rule]);
+    let client = As::sidecar(&mesh, "shop", "storefront");
+    let endpoints = client.endpoints(&format!("outbound|8080||{HOST}"));
+    for endpoint in &endpoints.localities[0].endpoints {
+        assert_eq!(endpoint.identities, [other]);
+    }
+    let whole = client.endpoints("pod|10.1.0.1|80");
+    assert_ne!(whole.localities[0].endpoints[0].identities, [other]);
+}

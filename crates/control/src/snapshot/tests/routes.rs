@@ -462,3 +462,18 @@ spec:
     }
     assert!(client.listener("a.partner.example:81").is_none());
 }
+
+#[test]
+fn the_only_destination_may_say_its_authority() {
+    let rule = vs(
+        "shop",
+        "cart",
+        "hosts: [cart]\nhttp:\n- headers: {request: {set: {host: general.example}}}\n  route: [{destination: {host: cart}, headers: {request: {set: {host: special.example}}}}]",
+    );
+    let mesh = good_mesh(&[SHOP, &rule]);
+    let routes = routes_of(&mesh, "shop", "storefront");
+    assert_eq!(
+        forward(&routes[0]).host_rewrite.as_deref(),
+        Some("special.example")
+    );
+}
