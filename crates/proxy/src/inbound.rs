@@ -45,13 +45,15 @@ pub async fn handle(
     let (mut parts, body) = request.into_parts();
     introduce(worker, conn, &parts, record);
     record.destination = chain.destination.clone();
+    let spoken = spoken(&chain, conn, &parts);
+    // Before the policies: they see what the application will see, never what a client claims for itself.
+    clean(worker, conn, &chain, &mut parts);
     let permitted = chain.authorizer.admit(&conn.source(), &mut parts)?;
     let decision = Decision {
-        spoken: spoken(&chain, conn, &parts),
+        spoken,
         chain,
         _permitted: permitted,
     };
-    clean(worker, conn, &decision.chain, &mut parts);
     let request = Request::from_parts(parts, body);
     send(worker, conn, decision, request, interim, record).await
 }

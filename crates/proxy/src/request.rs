@@ -70,12 +70,13 @@ async fn itinerary(
     match conn.direction {
         Way::Inbound => inbound::handle(worker, conn, request, interim, record).await,
         Way::Outbound | Way::Gateway => {
+            // Before a gateway's policies, which would believe it.
+            request.headers_mut().remove(headers::CLIENT_CERT);
             if let Some(listener) = conn.gateway(&worker.state) {
                 let (mut parts, body) = request.into_parts();
                 listener.authorizer.admit(&conn.source(), &mut parts)?;
                 request = Request::from_parts(parts, body);
             }
-            request.headers_mut().remove(headers::CLIENT_CERT);
             outbound::handle(worker, conn, request, absolute, record, interim).await
         }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use tasuki_xds::model::cluster::{HttpProtocol, Limits, OutlierDetection, RetryBudget};
+use tasuki_xds::model::matching::{HeaderMatch, ValueMatch};
+use tasuki_xds::model::rbac::{Permission, Policy, Principal, Rbac, RbacAction};
 use tasuki_xds::model::route::{RetryOn, RetryPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -803,7 +805,7 @@ fn an_application_that_closes_idle_connections_loses_nothing_that_is_safe_to_rep
             }
         })
         .await;
-        let mut io = beside(&application).await.tcp().await;
+        let mut io = beside(&application, vec![]).await.tcp().await;
         for _ in 0..3 {
             io.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
                 .await
@@ -821,11 +823,45 @@ fn an_application_that_closes_idle_connections_loses_nothing_that_is_safe_to_rep
 }
 
 #[test]
+fn policies_do_not_see_what_only_the_mesh_may_say() {
+    local(async {
+        let application = Origin::h1(|_| Answer::ok(b"in")).await;
+        let with_header = |name: &str| Rbac {
+            action: RbacAction::Allow,
+            policies: vec![Policy {
+                name: "with-header".into(),
+                permissions: vec![Permission::Any],
+                principals: vec![Principal::Header(HeaderMatch {
+                    name: name.into(),
+                    value: ValueMatch::Present,
+                    invert: false,
+                    missing_as_empty: false,
+                })],
+            }],
+        };
+        for (name, status) in [
+            ("x-forwarded-client-cert", StatusCode::FORBIDDEN),
+            ("x-tasuki-peer", StatusCode::FORBIDDEN),
+            ("x-other", StatusCode::OK),
+        ] {
+            let hop = beside(&application, vec![with_header(name)]).await;
+            let mut io = hop.tcp().await;
+            io.write_all(format!("GET / HTTP/1.1\r\nhost: a\r\n{name}: URI=me\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
+            let answer = read_until(&mut io, "\r\n\r\n").await;
+            let expected = format!("HTTP/1.1 {}", status.as_u16());
+            assert!(answer.starts_with(&expected), "{name}: {answer}");
+        }
+    });
+}
+
+#[test]
 fn an_application_that_says_goaway_loses_nothing() {
     local(async {
         let application = Origin::h2(|request| Answer::ok(&request.body)).await;
         application.goaway_after(10);
-        let mut client = beside(&application).await.h2().await;
+        let mut client = beside(&application, vec![]).await.h2().await;
         for _ in 0..100 {
             let response = client.send(post("/pay", "once")).await.unwrap();
             assert_eq!(

@@ -21,6 +21,7 @@ use tasuki_xds::model::listener::{
     ChainMatch, DeclaredProtocol, Filter, FilterChain, HttpConnection, Listener, RouteSource,
     Transport,
 };
+use tasuki_xds::model::rbac::Rbac;
 use tasuki_xds::model::route::{
     Forward, HeaderMutations, PathMatch, RetryOn, RetryPolicy, Route, RouteAction,
     RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
@@ -337,7 +338,7 @@ impl Hop {
 }
 
 /// The proxy as an explicit inbound listener in front of an application.
-pub async fn beside(application: &Origin) -> Running {
+pub async fn beside(application: &Origin, rbac: Vec<Rbac>) -> Running {
     let port = application.address.port();
     let chain = FilterChain {
         name: format!("inbound|{port}||"),
@@ -353,7 +354,7 @@ pub async fn beside(application: &Origin) -> Running {
                 name: String::new(),
                 virtual_hosts: Vec::new(),
             }),
-            rbac: Vec::new(),
+            rbac,
             forward_client_cert: Default::default(),
         }),
     };
