@@ -85,8 +85,18 @@ pub enum Action {
 pub fn run(args: &RedirectArgs) -> anyhow::Result<()> {
     let plan = Plan::new(args);
     match args.action {
-        Action::Install => install(&plan),
-        Action::Remove => remove(&plan),
+        Action::Install => {
+            if args.inbound.is_ipv6() && families().contains(&Family::V6) {
+                iptables::own_source("replace")
+                    .context("the source address of the proxy's connections to the application")?;
+            }
+            install(&plan)
+        }
+        Action::Remove => {
+            // Not there unless IPv6 was redirected.
+            drop(iptables::own_source("del"));
+            remove(&plan)
+        }
         Action::Print => {
             for family in [Family::V4, Family::V6] {
                 print!(

@@ -7,6 +7,18 @@ use anyhow::{Context, bail};
 
 use super::rules::{Family, Jump};
 
+/// Gives the loopback interface `::6`, or takes it away again. IPv4's 127.0.0.6 needs no such thing: all of 127/8 is there.
+pub(super) fn own_source(action: &str) -> anyhow::Result<()> {
+    let output = Command::new("ip")
+        .args(["-6", "address", action, "::6/128", "dev", "lo"])
+        .output()
+        .context("ip")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    bail!("ip: {}", String::from_utf8_lossy(&output.stderr).trim())
+}
+
 /// One working set of commands: `iptables` and `iptables-restore`, or their `-nft` or `-legacy` variants.
 #[derive(Debug)]
 pub(super) struct Tool {
