@@ -183,7 +183,8 @@ fn registry(
         ));
     }
     for entry in &kinds.entries {
-        let (services, left_out) = service_entries::services(entry, &settings.trust_domain);
+        let (services, left_out) =
+            service_entries::services(entry, &settings.trust_domain, workloads, modes);
         all.extend(services);
         let key = Object::ServiceEntry(entry.clone()).key();
         for (field, reason) in left_out {
@@ -273,7 +274,11 @@ fn declared_ports(
                     .map(|p| p.port);
                 for number in numbers {
                     for address in slice.endpoints.iter().filter_map(|e| e.addresses.first()) {
-                        if let Some(workload) = workloads.at(*address) {
+                        // Nobody says what the ports of another namespace's pods speak.
+                        let own = workloads
+                            .at(*address)
+                            .filter(|w| w.id.namespace == service.meta.name.namespace);
+                        if let Some(workload) = own {
                             say(workload, number, protocol);
                         }
                     }

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use tasuki_identity::{SpiffeId, TrustDomain};
 use tasuki_resources::ServiceEntry;
-use tasuki_resources::service_entry::{EntryAddress, EntryEndpoint, EntryPort, Resolution};
+use tasuki_resources::service_entry::{
+    EntryAddress, EntryEndpoint, EntryPort, Location, Resolution,
+};
 use tasuki_xds::model::endpoint::{Endpoint, Health};
 
+use super::endpoints::of_workload;
+use super::peer_authentication::PeerAuthentications;
 use super::protocol::declared;
 use super::services::{Backend, Backends, Origin, Service, ServicePort};
-use super::workloads::reference;
+use super::workloads::{State, Workloads, reference};
 
 /// Ports that are the proxy's own on loopback (contract section 5).
 pub const PROXY_PORTS: [u16; 5] = [15000, 15001, 15006, 15020, 15021];
@@ -21,6 +25,8 @@ const DNS_REFRESH: Duration = Duration::from_secs(60);
 pub fn services(
     entry: &ServiceEntry,
     trust_domain: &TrustDomain,
+    workloads: &Workloads,
+    modes: &PeerAuthentications,
 ) -> (Vec<Service>, Vec<(String, String)>) {
     let mut left_out = Vec::new();
     let (usable, forbidden): (Vec<_>, Vec<_>) = entry
@@ -41,6 +47,10 @@ pub fn services(
         .filter(|a| a.is_single())
         .map(|a| a.address)
         .collect::<Vec<_>>();
+    let known = |endpoint: &EntryEndpoint, port: &EntryPort| {
+        pod(entry, endpoint, port, workloads, modes)
+            .or_else(|| backend(entry, endpoint, port, trust_domain))
+    };
     let mut services = Vec::new();
     for (index, host) in entry.hosts.iter().enumerate() {
         let name = host.to_string();
@@ -52,7 +62,7 @@ pub fn services(
             continue;
         }
         services.push(Service {
-            backends: backends(entry, &usable, &name, trust_domain),
+            backends: backends(entry, &usable, &name, known),
             host: name,
             pattern: host.clone(),
             name: entry.meta.name.name.clone(),
@@ -84,14 +94,14 @@ fn backends(
     entry: &ServiceEntry,
     endpoints: &[&EntryEndpoint],
     host: &str,
-    trust_domain: &TrustDomain,
+    known: impl Fn(&EntryEndpoint, &EntryPort) -> Option<Backend>,
 ) -> Backends {
     match entry.resolution {
         Resolution::Static => {
             let of_port = |port: &EntryPort| {
                 let list = endpoints
                     .iter()
-                    .filter_map(|endpoint| backend(entry, endpoint, port, trust_domain));
+                    .filter_map(|endpoint| known(endpoint, port));
                 (port.number, list.collect())
             };
             Backends::Known(entry.ports.iter().map(of_port).collect())
@@ -114,6 +124,31 @@ fn backends(
             }
         }
     }
+}
+
+/// An endpoint of a MESH_INTERNAL entry that is a pod is spoken to as one; outside the mesh nobody has its TLS.
+fn pod(
+    entry: &ServiceEntry,
+    endpoint: &EntryEndpoint,
+    port: &EntryPort,
+    workloads: &Workloads,
+    modes: &PeerAuthentications,
+) -> Option<Backend> {
+    let EntryAddress::Ip(address) = &endpoint.address else {
+        return None;
+    };
+    let workload = (entry.location == Location::Internal)
+        .then(|| workloads.at(*address))
+        .flatten()?;
+    let health = match workload.state {
+        State::Ready | State::NotReady => Health::Healthy,
+        State::Draining => Health::Draining,
+    };
+    let address = SocketAddr::new(*address, endpoint.port(port));
+    let mut backend = of_workload(workload, address, health, modes);
+    backend.endpoint.weight = endpoint.weight.unwrap_or(1).max(1);
+    backend.labels.extend(endpoint.labels.clone());
+    Some(backend)
 }
 
 fn backend(

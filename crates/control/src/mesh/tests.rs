@@ -152,3 +152,64 @@ fn a_private_host_is_of_its_namespace_whoever_else_declares_it() {
         report(&mesh)
     );
 }
+
+#[test]
+fn slices_say_nothing_of_other_namespaces_pods() {
+    let foreign = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: a, namespace: elsewhere}
+spec: {clusterIP: 10.96.0.66, ports: [{name: tcp, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: a-1, namespace: elsewhere, labels: {kubernetes.io/service-name: a}}
+addressType: IPv4
+ports: [{name: tcp, port: 80}]
+endpoints: [{addresses: [10.1.0.1]}]
+"#;
+    let mesh = good_mesh(&[SHOP, foreign]);
+    let id = NamespacedName::new("shop", "cart-v1");
+    let workload = mesh.workloads.get(&id).unwrap();
+    assert_eq!(mesh.workload_port(workload, 80), DeclaredProtocol::Http);
+}
+
+#[test]
+fn pods_on_the_hosts_network_are_not_known_by_address() {
+    let host = SHOP.replace(
+        "  serviceAccountName: cart\n",
+        "  serviceAccountName: cart\n  hostNetwork: true\n",
+    );
+    let mesh = good_mesh(&[&host]);
+    assert!(mesh.workloads.at("10.1.0.1".parse().unwrap()).is_none());
+    let service = mesh
+        .services
+        .exact("cart.shop.svc.cluster.local", "shop")
+        .unwrap();
+    assert_eq!(service.backends(8080).len(), 2, "but they serve");
+}
+
+#[test]
+fn a_pod_behind_an_entry_of_the_mesh_is_spoken_to_as_a_pod() {
+    let entry = |location: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e, namespace: shop}}\nspec: {{hosts: [e.example.com], location: {location}, ports: [{{number: 80, name: http}}], resolution: STATIC, endpoints: [{{address: 10.1.0.1, weight: 7}}]}}\n"
+        )
+    };
+    let endpoint = |location: &str| {
+        let mesh = good_mesh(&[SHOP, &entry(location)]);
+        let service = mesh.services.exact("e.example.com", "shop").unwrap();
+        service.backends(80)[0].endpoint.clone()
+    };
+    let inside = endpoint("MESH_INTERNAL");
+    assert_eq!(
+        (inside.tls_mode.as_deref(), inside.weight),
+        (Some("istio"), 7)
+    );
+    assert_eq!(
+        inside.identities,
+        ["spiffe://cluster.local/ns/shop/sa/cart"]
+    );
+    let outside = endpoint("MESH_EXTERNAL");
+    assert_eq!((outside.tls_mode, outside.weight), (None, 7));
+}

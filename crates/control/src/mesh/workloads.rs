@@ -25,6 +25,8 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     pub service_account: String,
     pub addresses: Vec<IpAddr>,
+    /// The addresses are the node's, and so not only its own.
+    pub host_network: bool,
     pub state: State,
     /// Its sidecar speaks mesh TLS.
     pub meshed: bool,
@@ -65,7 +67,7 @@ impl Workloads {
                 let key = (workload.id.namespace.clone(), name.clone(), value.clone());
                 all.by_label.entry(key).or_default().push(workload.clone());
             }
-            for address in &workload.addresses {
+            for address in workload.addresses.iter().filter(|_| !workload.host_network) {
                 let taken = all
                     .by_address
                     .get(address)
@@ -139,6 +141,7 @@ impl Workload {
                 .map(|id| id.to_string())
                 .unwrap_or_default(),
             service_account: pod.service_account.clone(),
+            host_network: pod.host_network,
             addresses: if ended { Vec::new() } else { pod.ips.clone() },
             state,
             meshed,

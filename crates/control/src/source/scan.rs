@@ -25,7 +25,7 @@ pub struct Scanner {
     seen: BTreeMap<PathBuf, Fingerprint>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fingerprint {
     device: u64,
     inode: u64,
@@ -53,6 +53,15 @@ impl Scanner {
         list(root, root, 0, &mut found)?;
         let mut changes = Changes::default();
         for (path, metadata) in &found {
+            let metadata = match metadata {
+                Ok(metadata) => metadata,
+                Err(reason) => {
+                    // Read again as soon as it can be.
+                    self.seen.insert(path.clone(), Fingerprint::default());
+                    changes.read.push((path.clone(), Err(reason.clone())));
+                    continue;
+                }
+            };
             let fingerprint = Fingerprint::of(metadata);
             let known = self.seen.get(path) == Some(&fingerprint);
             if known && !is_young(&fingerprint) {
@@ -98,7 +107,7 @@ fn list(
     root: &Path,
     folder: &Path,
     depth: usize,
-    found: &mut BTreeMap<PathBuf, Metadata>,
+    found: &mut BTreeMap<PathBuf, Result<Metadata, String>>,
 ) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -108,9 +117,18 @@ fn list(
         if hidden {
             continue;
         }
-        // Vanished between the listing and now: the next look settles it.
-        let Ok(metadata) = fs::metadata(&path) else {
-            continue;
+        let relative = || path.strip_prefix(root).unwrap_or(&path).to_owned();
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            // Vanished between the listing and now: the next look settles it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                // It is there, so what it declared is not gone.
+                if is_document(&path) {
+                    found.insert(relative(), Err(format!("cannot be read: {error}")));
+                }
+                continue;
+            }
         };
         if metadata.is_dir() {
             if depth < MAX_DEPTH
@@ -120,10 +138,7 @@ fn list(
                 return Err(error);
             }
         } else if metadata.is_file() && is_document(&path) {
-            found.insert(
-                path.strip_prefix(root).unwrap_or(&path).to_owned(),
-                metadata,
-            );
+            found.insert(relative(), Ok(metadata));
         }
     }
     Ok(())

@@ -86,6 +86,28 @@ fn a_folder_that_vanishes_takes_nothing_with_it() {
 }
 
 #[test]
+fn a_file_that_cannot_be_reached_for_a_while_takes_nothing_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("real"), service("one", 1)).unwrap();
+    symlink("real", path("a.yaml")).unwrap();
+    let mut files = Files::open(folder.path()).unwrap();
+    assert_eq!(names(&files.objects()), ["one"]);
+    // Links that lead in a circle cannot be followed, whoever looks.
+    symlink("a.yaml", path("circle")).unwrap();
+    symlink("circle", path("new")).unwrap();
+    fs::rename(path("new"), path("a.yaml")).unwrap();
+    assert!(files.look().unwrap());
+    let objects = files.objects();
+    assert_eq!(names(&objects), ["one"]);
+    assert!(objects.problems.iter().any(|p| p.file == "a.yaml"));
+    symlink("real", path("new")).unwrap();
+    fs::rename(path("new"), path("a.yaml")).unwrap();
+    assert!(files.look().unwrap());
+    assert!(files.objects().problems.is_empty());
+}
+
+#[test]
 fn what_is_too_large_or_not_text_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let file = fs::File::create(folder.path().join("big.yaml")).unwrap();
