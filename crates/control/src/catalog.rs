@@ -211,9 +211,9 @@ impl ClientView {
     }
 
     fn certificate(&self, id: &SpiffeId) -> Option<Arc<Encoded>> {
-        let now = SystemTime::now();
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = secrets.get(id).filter(|issued| issued.renew_at > now);
+        // One that is due is left to `renew_secrets`, which tells every stream that has it.
+        let known = secrets.get(id);
         if let Some(issued) = known.filter(|issued| issued.roots_pem == self.current.roots_pem) {
             return Some(issued.encoded.clone());
         }
@@ -225,7 +225,6 @@ impl ClientView {
                     renew_at: certificate.renew_at(0.0),
                     roots_pem: self.current.roots_pem.clone(),
                 };
-                secrets.retain(|_, issued| issued.renew_at > now);
                 secrets.insert(id.clone(), issued);
                 Some(encoded)
             }
