@@ -181,7 +181,7 @@ impl State {
             .is_err()
         {
             self.counters.overflowed();
-            return Lookup::Unknown;
+            return self.too_many();
         }
         let start = Instant::now();
         match timeout_at(start + DISCONNECTED_WAIT, &mut answer).await {
@@ -195,6 +195,16 @@ impl State {
                 Ok(Err(_)) => self.disconnected(),
                 Err(_) => Lookup::Unknown,
             },
+        }
+    }
+
+    /// For a name that is one too many. While the control plane is away nobody has said that it does not exist, and
+    /// what may be a service of the mesh must not be passed through.
+    fn too_many(&self) -> Lookup {
+        if self.connected() {
+            Lookup::Unknown
+        } else {
+            self.disconnected()
         }
     }
 

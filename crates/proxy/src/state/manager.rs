@@ -145,7 +145,7 @@ impl Manager {
         self.metrics.demands.with_label_values(&[outcome]).inc();
         if outcome == "limited" {
             self.state.counters.overflowed();
-            let _ = reply.send(Lookup::Unknown);
+            let _ = reply.send(self.state.too_many());
             return;
         }
         self.waiters.entry(name).or_default().push(reply);
@@ -162,6 +162,11 @@ impl Manager {
         if self.deps.has_root(name.as_str()) {
             return "joined";
         }
+        if !self.connected && self.is_kept(name) {
+            // Costs the control plane nothing, and an application that starts up uses all its destinations at once.
+            self.deps.add_root(name.as_str());
+            return "asked";
+        }
         if self.deps.root_count() >= MOST_NAMES && !self.evict_one() {
             return "limited";
         }
@@ -170,6 +175,11 @@ impl Manager {
         }
         self.deps.add_root(name.as_str());
         "asked"
+    }
+
+    fn is_kept(&self, name: &ListenerName) -> bool {
+        let shelf = self.shelf.as_ref();
+        shelf.is_some_and(|shelf| shelf.holds(ResourceType::Listener, name.as_str()))
     }
 
     /// A stream is being opened: everything wanted is asked for on it.

@@ -126,6 +126,11 @@ impl Shelf {
         }
     }
 
+    /// Whether there is a kept form, intact or not.
+    pub fn holds(&self, ty: ResourceType, name: &str) -> bool {
+        self.files.contains_key(&id(ty, name))
+    }
+
     /// The kept form, if there is an intact one.
     pub fn get(&mut self, ty: ResourceType, name: &str) -> Option<Kept> {
         let id = id(ty, name);

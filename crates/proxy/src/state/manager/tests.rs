@@ -275,6 +275,26 @@ async fn a_restart_without_control_plane_serves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_of_names_while_disconnected_passes_nothing_through() {
+    let mut play = Play::new();
+    play.connect();
+    play.serves_redis();
+    play.manager.save();
+    let folder = Arc::clone(&play.folder);
+    drop(play);
+
+    let mut again = Play::in_folder(folder);
+    let answers: Vec<_> = (0..300)
+        .map(|i| again.ask(&format!("10.0.0.1:{i}")))
+        .collect();
+    for mut answer in answers {
+        assert!(!matches!(answer.try_recv(), Ok(Lookup::Unknown)));
+    }
+    // What is kept costs nobody anything.
+    assert!(matches!(again.ask(REDIS).try_recv(), Ok(Lookup::Found(_))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn damaged_files_are_dropped() {
     let mut play = Play::new();
     play.connect();
