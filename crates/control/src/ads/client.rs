@@ -19,11 +19,18 @@ const GRPC_FEATURES: [&str; 2] = [
     "xds.config.resource-in-sotw",
 ];
 
+/// `node.metadata` of a foreign client: its namespace.
+const NAMESPACE_KEYS: [&str; 2] = ["NAMESPACE", "POD_NAMESPACE"];
+
 /// `node.metadata` of a gRPC client that has certificates: the provider instance of its bootstrap (gRFC A29).
 const GRPC_PROVIDER: &str = "CERTIFICATE_PROVIDER_INSTANCE";
 
 /// Longest `node.id` that is kept.
 const MAX_NODE_ID: usize = 512;
+
+/// Bytes of labels, features and other claims that are kept: for as long as the stream lives, and in what is remembered
+/// of its views. Strangers may open streams, so it must not be theirs to say how much.
+const MAX_CLAIMS: usize = 16 << 10;
 
 /// `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +134,11 @@ impl Client {
     ) -> Result<Self, Status> {
         if node.id.len() > MAX_NODE_ID {
             return Err(Status::invalid_argument("node.id is too long"));
+        }
+        if claims(node) > MAX_CLAIMS {
+            return Err(Status::invalid_argument(
+                "node: more than 16 KiB of features and labels",
+            ));
         }
         let announces = |feature: &str| node.client_features.iter().any(|f| f == feature);
         if announces(TASUKI_FEATURE) {
@@ -245,8 +257,18 @@ fn proxyless(
     }
 }
 
+/// Bytes of what is kept of a node beside its id.
+fn claims(node: &Node) -> usize {
+    let features = node.client_features.iter().map(String::len);
+    let labels = metadata_labels(node, "LABELS");
+    let labels = labels.iter().map(|(name, value)| name.len() + value.len());
+    let texts = NAMESPACE_KEYS.into_iter().chain([GRPC_PROVIDER]);
+    let texts = texts.filter_map(|key| metadata_text(node, key).map(|text| text.len()));
+    features.chain(labels).chain(texts).sum()
+}
+
 fn claimed_namespace(node: &Node) -> String {
-    ["NAMESPACE", "POD_NAMESPACE"]
+    NAMESPACE_KEYS
         .into_iter()
         .find_map(|key| metadata_text(node, key))
         .unwrap_or_else(|| "default".to_owned())

@@ -393,3 +393,20 @@ async fn a_stream_without_a_node_is_refused() {
         Code::InvalidArgument
     );
 }
+
+#[tokio::test]
+async fn a_node_may_not_say_endlessly_much_of_itself() {
+    let running = start().await;
+    let node = |features: usize| Node {
+        id: "grpc".to_owned(),
+        user_agent_name: "gRPC Go".to_owned(),
+        client_features: vec!["x".repeat(1024); features],
+        ..Node::default()
+    };
+    let identify = |features| {
+        let presented = Presented::default();
+        Client::identify(&node(features), None, &presented, &*running.fixture)
+    };
+    assert!(identify(16).is_ok());
+    assert_eq!(identify(17).unwrap_err().code(), Code::InvalidArgument);
+}
