@@ -8,6 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tasuki_xds::model;
@@ -23,6 +24,9 @@ use crate::observe::{Destination, Party};
 
 /// Original destinations that one cluster remembers at a time; beyond, the oldest are forgotten.
 const ORIGINAL_DESTINATIONS: usize = 4_096;
+
+/// Envoy's and Istio's default for idle connections.
+const IDLE: Duration = Duration::from_secs(3_600);
 
 /// A set of endpoints and how to use it.
 #[derive(Debug)]
@@ -234,6 +238,15 @@ impl Cluster {
 
     pub fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// How long a pooled connection may be idle. Zero in the definition is no limit (Envoy `idle_timeout`).
+    pub fn idle_timeout(&self) -> Duration {
+        match self.config.idle_timeout {
+            None => IDLE,
+            Some(Duration::ZERO) => Duration::MAX,
+            Some(timeout) => timeout,
+        }
     }
 
     /// Takes new endpoints over. Those that did not change keep their load and ejection.

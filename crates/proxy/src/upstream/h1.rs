@@ -29,8 +29,6 @@ use crate::headers::{self, OrigProto};
 use crate::http::Interim;
 use crate::worker::Worker;
 
-/// Envoy's and Istio's default for idle connections.
-const IDLE: Duration = Duration::from_secs(3_600);
 /// Largest response head.
 const MAX_HEAD: usize = 64 * 1024;
 /// Connections that turn out to be closed before a request was written on them.
@@ -95,16 +93,21 @@ impl Pool {
         }
     }
 
-    /// The idle connection used last, those that ended meanwhile thrown away.
-    fn idle(&self) -> Option<Connection> {
-        let mut idle = self.idle.borrow_mut();
-        if idle.is_empty() {
-            return None;
-        }
+    /// Throws away connections that ended or have been idle for too long.
+    fn forget_idle(&self) {
         let now = Instant::now();
-        idle.retain(|(connection, since)| {
+        self.idle.borrow_mut().retain(|(connection, since)| {
             !connection.send.is_closed() && now - *since < connection.idle_timeout
         });
+    }
+
+    /// The idle connection used last.
+    fn idle(&self) -> Option<Connection> {
+        if self.idle.borrow().is_empty() {
+            return None;
+        }
+        self.forget_idle();
+        let mut idle = self.idle.borrow_mut();
         let ready = idle
             .iter()
             .rposition(|(connection, _)| connection.send.is_ready())?;
@@ -188,7 +191,7 @@ async fn open(
     pool.put(Connection {
         send,
         used: 0,
-        idle_timeout: cluster.config.idle_timeout.unwrap_or(IDLE),
+        idle_timeout: cluster.idle_timeout(),
         max_requests: cluster.config.limits.max_requests_per_connection,
     });
     let pool = {
@@ -196,7 +199,16 @@ async fn open(
         drop(pool);
         weak
     };
-    if let Err(error) = driver.with_upgrades().await {
+    let idle_timeout = cluster.idle_timeout();
+    let mut driver = pin!(driver.with_upgrades());
+    // Nobody may ask this endpoint for anything any more, so the pool is looked through from here.
+    let ended = loop {
+        match tokio::time::timeout(idle_timeout, &mut driver).await {
+            Ok(ended) => break ended,
+            Err(_) => drop(pool.upgrade().map(|pool| pool.forget_idle())),
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "upstream connection ended");
     }
     open.set(open.get() - 1);

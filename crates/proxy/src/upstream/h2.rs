@@ -199,12 +199,7 @@ async fn open(
             pool.serve(&shared);
             pool.open(&worker, &cluster, &endpoint);
             drop(pool);
-            drive(
-                connection,
-                &shared,
-                cluster.config.idle_timeout.unwrap_or(settings::IDLE),
-            )
-            .await;
+            drive(connection, &shared, cluster.idle_timeout()).await;
             shared.retire();
             drop(permit);
             // Whoever waited for a place on this connection under the limit needs another one now.
