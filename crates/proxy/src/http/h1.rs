@@ -6,8 +6,8 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use h2::ext::Protocol;
@@ -18,7 +18,7 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::Interim;
 use crate::body::tunnel::{self, Tunnel};
@@ -38,6 +38,11 @@ const IDLE: Duration = Duration::from_secs(3_600);
 /// How often heads and idleness are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// After the last answer, what the client still sends is read for so long and so far, because closing with bytes unread resets
+/// the connection and takes the answer with it (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(3);
+const LINGER_BYTES: usize = 1024 * 1024;
+
 /// Serves a connection until it ends.
 pub async fn serve<IO>(worker: Rc<Worker>, conn: Rc<Connection>, io: IO)
 where
@@ -52,13 +57,14 @@ where
     let io = TokioIo::new(Watched {
         io,
         progress: progress.clone(),
+        lingering: None,
     });
+    // Without `pipeline_flush`, which keeps an answer back while anything of the client's is unread: an early one for ever.
     let mut builder = Builder::new();
     builder
         .max_header_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
-        .half_close(true)
-        .pipeline_flush(true);
+        .half_close(true);
     let mut server = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut late = pin!(progress.late());
     let served = poll_fn(|cx| match server.as_mut().poll(cx) {
@@ -90,6 +96,7 @@ async fn exchange(
             .headers
             .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.remove(header::CONTENT_LENGTH);
+        progress.upgraded.store(true, Ordering::Relaxed);
         tokio::task::spawn_local(tunnel::write(body, writer));
         return Response::from_parts(parts, Body::empty());
     }
@@ -144,6 +151,8 @@ struct Progress {
     epoch: Instant,
     /// Milliseconds since `epoch`, shifted by 2; the low bits are the state.
     state: AtomicU64,
+    /// The connection is another protocol's now, whose half-close is its own business.
+    upgraded: AtomicBool,
 }
 
 /// A response that is still being sent, and perhaps its request still read: the connection waits for no head meanwhile.
@@ -165,6 +174,7 @@ impl Progress {
         Self {
             epoch: Instant::now(),
             state: AtomicU64::new(IN_HEAD),
+            upgraded: AtomicBool::new(false),
         }
     }
 
@@ -195,10 +205,41 @@ impl Progress {
     }
 }
 
-/// Tells [`Progress`] when bytes come.
+/// Tells [`Progress`] when bytes come, and lingers at the end.
 struct Watched<IO> {
     io: IO,
     progress: Arc<Progress>,
+    lingering: Option<Lingering>,
+}
+
+/// Our side is closed; the client's is read until it closes too, or has had its chance.
+struct Lingering {
+    until: Pin<Box<Sleep>>,
+    /// Bytes that are still read.
+    left: usize,
+}
+
+impl Lingering {
+    fn new() -> Self {
+        Self {
+            until: Box::pin(tokio::time::sleep(LINGER)),
+            left: LINGER_BYTES,
+        }
+    }
+
+    /// Ready when nothing more is worth waiting for.
+    fn poll<IO: AsyncRead + Unpin>(&mut self, io: &mut IO, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scrap = [0; 4_096];
+        while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut scrap);
+            let read = ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+            self.left = self.left.saturating_sub(buffer.filled().len());
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
@@ -216,7 +257,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -242,12 +283,26 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let watched = &mut *self;
+        if watched.progress.upgraded.load(Ordering::Relaxed) {
+            return Pin::new(&mut watched.io).poll_shutdown(cx);
+        }
+        if watched.lingering.is_none() {
+            ready!(Pin::new(&mut watched.io).poll_shutdown(cx))?;
+            watched.progress.set(IN_REQUEST);
+            watched.lingering = Some(Lingering::new());
+        }
+        if let Some(lingering) = &mut watched.lingering {
+            ready!(lingering.poll(&mut watched.io, cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -273,5 +328,32 @@ mod tests {
         progress.bytes_came();
         let slow_head = late_after(&progress).await.unwrap();
         assert!(slow_head <= HEAD_TIMEOUT + 2 * LOOK, "{slow_head:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lingering_ends_with_the_client_the_time_or_the_bytes() {
+        let linger = async |mut io: tokio::io::DuplexStream| {
+            let start = Instant::now();
+            let mut lingering = Lingering::new();
+            poll_fn(|cx| lingering.poll(&mut io, cx)).await;
+            (start.elapsed(), lingering.left)
+        };
+        let (mut client, server) = tokio::io::duplex(2 * LINGER_BYTES);
+        client.write_all(&[b'x'; 10_000]).await.unwrap();
+        drop(client);
+        let gone = linger(server).await;
+        assert_eq!(gone, (Duration::ZERO, LINGER_BYTES - 10_000));
+
+        let (client, server) = tokio::io::duplex(64);
+        let (waited, _) = linger(server).await;
+        assert!((LINGER..2 * LINGER).contains(&waited), "{waited:?}");
+        drop(client);
+
+        let (mut client, server) = tokio::io::duplex(2 * LINGER_BYTES);
+        client
+            .write_all(&vec![b'x'; LINGER_BYTES + 1])
+            .await
+            .unwrap();
+        assert_eq!(linger(server).await, (Duration::ZERO, 0));
     }
 }
