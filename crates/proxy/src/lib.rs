@@ -30,6 +30,7 @@ pub mod original_dst;
 pub mod outbound;
 pub mod redirect;
 pub mod request;
+pub mod request_id;
 pub mod respond;
 pub mod route;
 pub mod run;

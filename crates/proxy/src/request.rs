@@ -8,12 +8,12 @@ use http::{Method, Request, Response, Version};
 
 use crate::body::Body;
 use crate::connection::{Connection, Direction as Way};
-use crate::error::Error;
+use crate::error::{Error, RetryClass};
 use crate::headers;
 use crate::http::Interim;
 use crate::observe::{Direction, Protocol, RequestRecord};
 use crate::worker::Worker;
-use crate::{inbound, outbound, respond};
+use crate::{inbound, outbound, request_id, respond};
 
 /// Runs a request and makes its answer. The record travels with the answer's body and is written when that ends.
 pub async fn run(
@@ -32,7 +32,14 @@ pub async fn run(
             clean(&mut response);
             response
         }
-        Err(error) => respond::failure(&error, is_grpc, worker.settings.reason_header, &mut record),
+        Err(error) => {
+            let reason_header = worker.settings.reason_header;
+            let mut response = respond::failure(&error, is_grpc, reason_header, &mut record);
+            if hands_back(conn, &error) {
+                response.extensions_mut().insert(HandBack);
+            }
+            response
+        }
     };
     record.status = response.status().as_u16();
     if is_grpc && record.grpc_status.is_none() {
@@ -43,6 +50,18 @@ pub async fn run(
     tail.record = Some(record);
     tail.activity = Some(activity);
     response
+}
+
+/// Marks an answer that says "certainly not processed": HTTP/2 sends it as a reset with `REFUSED_STREAM`.
+#[derive(Clone, Copy, Debug)]
+pub struct HandBack;
+
+/// The caller's sidecar holds the policy and the budget of retries and may know another endpoint, so what the application
+/// refused is refused to it as well. An answer would be final.
+fn hands_back(conn: &Connection, error: &Error) -> bool {
+    conn.direction == Way::Inbound
+        && conn.is_mesh_peer()
+        && error.retry_class() == RetryClass::Refused
 }
 
 /// Admission, then the way that the connection goes.
@@ -56,6 +75,9 @@ async fn itinerary(
 ) -> Result<Response<Body>, Error> {
     let absolute = request.version() != Version::HTTP_2 && request.uri().authority().is_some();
     let admitted = headers::admit(&mut request);
+    if conn.direction != Way::Inbound {
+        request_id::ensure(request.headers_mut());
+    }
     note(&request, is_grpc, record);
     admitted?;
     if request.method() == Method::CONNECT {

@@ -23,7 +23,7 @@ use super::Interim;
 use crate::body::pump::Pump;
 use crate::body::{Body, Side};
 use crate::connection::{Connection, Direction};
-use crate::request;
+use crate::request::{self, HandBack};
 use crate::worker::Worker;
 
 /// What a stream's sender may have under way to us.
@@ -229,6 +229,10 @@ fn adopt(request: Request<RecvStream>) -> Request<Body> {
 
 async fn send(response: Response<Body>, mut respond: SendResponse<Bytes>, head_only: bool) {
     let (parts, body) = response.into_parts();
+    if parts.extensions.get::<HandBack>().is_some() {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return body.conclude();
+    }
     let no_body = head_only
         || matches!(
             parts.status,

@@ -566,6 +566,37 @@ fn a_connection_that_is_used_up_ends() {
 }
 
 #[test]
+fn an_idle_http1_connection_is_closed_in_time() {
+    local(async {
+        let seen = Rc::new(Narrow::default());
+        let ended = seen.clone();
+        let origin = Origin::raw(move |mut io: TcpStream| {
+            let ended = ended.clone();
+            async move {
+                read_until(&mut io, "\r\n\r\n").await;
+                io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                    .await
+                    .unwrap();
+                assert_eq!(io.read(&mut [0]).await.unwrap(), 0);
+                ended.ended.set(1);
+            }
+        })
+        .await;
+        let hop = Hop::to(&origin)
+            .cluster(|cluster| cluster.idle_timeout = Some(Duration::from_millis(20)))
+            .start()
+            .await;
+        let mut io = hop.tcp().await;
+        io.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        read_until(&mut io, "\r\n\r\nok").await;
+        // Although nobody asks for anything more.
+        seen.until(|seen| seen.ended.get() == 1).await;
+    });
+}
+
+#[test]
 fn upgrades_become_tunnels() {
     local(async {
         let origin = Origin::raw(|mut io: TcpStream| async move {
@@ -870,5 +901,60 @@ fn an_application_that_says_goaway_loses_nothing() {
             );
         }
         assert!(application.connections() > 5);
+    });
+}
+
+#[test]
+fn an_early_answer_over_http1_is_readable_while_the_client_still_sends() {
+    local(async {
+        let origin = Origin::h1(|_| Answer::ok(b"")).await;
+        let hop = Hop::to(&origin).start().await;
+        let big = "x".repeat(200 * 1024);
+        for (head, status) in [
+            (
+                format!("GET / HTTP/1.1\r\nhost: a\r\nx-big: {big}\r\n\r\n"),
+                "431",
+            ),
+            (
+                format!(
+                    "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\ncontent-length: 200000\r\n\r\n{big}"
+                ),
+                "400",
+            ),
+            (format!("G\0T / HTTP/1.1\r\nhost: a\r\n\r\n{big}"), "400"),
+        ] {
+            let mut io = hop.tcp().await;
+            io.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            io.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{status}: {answer}"
+            );
+        }
+        assert_eq!(origin.requests(), 0);
+    });
+}
+
+#[test]
+fn a_request_gets_an_id_at_its_first_hop_and_keeps_the_one_it_has() {
+    local(async {
+        let origin = Origin::h2(|request| {
+            let id = request.headers.get("x-request-id").map(|id| id.as_bytes());
+            Answer::ok(id.unwrap_or_default())
+        })
+        .await;
+        let mut client = Hop::to(&origin).start().await.h2().await;
+        let made = client.send(get("/")).await.unwrap().body;
+        assert_eq!(made.len(), 36);
+        assert_ne!(client.send(get("/")).await.unwrap().body, made);
+        let mut request = get("/");
+        request
+            .headers_mut()
+            .insert("x-request-id", "mine".parse().unwrap());
+        assert_eq!(client.send(request).await.unwrap().body, b"mine");
+        // Inbound, where a request without one did not come from the mesh.
+        let mut client = beside(&origin, Vec::new()).await.h2().await;
+        assert_eq!(client.send(get("/")).await.unwrap().body, b"");
     });
 }
