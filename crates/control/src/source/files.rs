@@ -32,6 +32,13 @@ pub struct Files {
     folder: Folder,
 }
 
+/// What a look has brought.
+struct Look {
+    different: bool,
+    /// Something is being written.
+    again: bool,
+}
+
 impl Files {
     /// Reads the folder once.
     ///
@@ -57,7 +64,12 @@ impl Files {
     /// # Errors
     /// When the folder cannot be listed; nothing is forgotten then.
     pub fn look(&mut self) -> std::io::Result<bool> {
-        let changes = self.scanner.scan(&self.root)?;
+        self.look_at_the_quiet(Duration::ZERO)
+            .map(|look| look.different)
+    }
+
+    fn look_at_the_quiet(&mut self, quiet: Duration) -> std::io::Result<Look> {
+        let changes = self.scanner.scan(&self.root, quiet)?;
         let mut different = false;
         for path in changes.removed {
             different |= self.folder.remove(&path.to_string_lossy());
@@ -65,7 +77,10 @@ impl Files {
         for (path, content) in changes.read {
             different |= self.folder.put(&path.to_string_lossy(), content);
         }
-        Ok(different)
+        Ok(Look {
+            different,
+            again: changes.unsettled,
+        })
     }
 
     /// Follows the folder until nobody listens.
@@ -79,7 +94,7 @@ impl Files {
                 wait(&told).await;
                 // File systems can block for long; the runtime's workers must not.
                 let Ok((files, outcome)) = tokio::task::spawn_blocking(move || {
-                    let outcome = self.look();
+                    let outcome = self.look_at_the_quiet(SETTLE);
                     (self, outcome)
                 })
                 .await
@@ -89,9 +104,12 @@ impl Files {
                 };
                 self = files;
                 match outcome {
-                    Ok(different) => {
+                    Ok(look) => {
                         reachable = true;
-                        if different {
+                        if look.again {
+                            told.notify_one();
+                        }
+                        if look.different {
                             self.publish(&sender);
                         }
                     }

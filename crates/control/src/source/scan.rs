@@ -18,11 +18,15 @@ const MAX_DEPTH: usize = 16;
 /// A file younger than this may change again without a new modification time (the kernel's clock tick
 /// is up to 10 ms; network file systems have whole seconds), so it is read again.
 const YOUNG: Duration = Duration::from_secs(2);
+/// A file that never stays as it is for long enough is read after this long all the same.
+const READ_AT_LAST: Duration = Duration::from_millis(300);
 
 /// What the scanner remembers.
 #[derive(Debug, Default)]
 pub struct Scanner {
     seen: BTreeMap<PathBuf, Fingerprint>,
+    /// Files that somebody seems to be writing, and since when.
+    unsettled: BTreeMap<PathBuf, SystemTime>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,14 +45,17 @@ pub struct Changes {
     pub read: Vec<(PathBuf, Result<String, String>)>,
     /// Files that are gone.
     pub removed: Vec<PathBuf>,
+    /// Files were left for later, since they changed a moment ago.
+    pub unsettled: bool,
 }
 
 impl Scanner {
-    /// Looks at the folder.
+    /// Looks at the folder. A file that has changed is left as it was known until it has been quiet for `quiet`: the
+    /// first half of a document is often a document too.
     ///
     /// # Errors
     /// When the folder itself cannot be listed; then nothing is known to be gone.
-    pub fn scan(&mut self, root: &Path) -> io::Result<Changes> {
+    pub fn scan(&mut self, root: &Path, quiet: Duration) -> io::Result<Changes> {
         let mut found = BTreeMap::new();
         list(root, root, 0, &mut found)?;
         let mut changes = Changes::default();
@@ -67,6 +74,11 @@ impl Scanner {
             if known && !is_young(&fingerprint) {
                 continue;
             }
+            if !known && self.is_unsettled(path, &fingerprint, quiet) {
+                changes.unsettled = true;
+                continue;
+            }
+            self.unsettled.remove(path);
             let content = read(&root.join(path), metadata.len());
             self.seen.insert(path.clone(), fingerprint);
             changes.read.push((path.clone(), content));
@@ -80,7 +92,19 @@ impl Scanner {
         for path in &changes.removed {
             self.seen.remove(path);
         }
+        self.unsettled.retain(|path, _| found.contains_key(path));
         Ok(changes)
+    }
+
+    fn is_unsettled(&mut self, path: &Path, fingerprint: &Fingerprint, quiet: Duration) -> bool {
+        // A time of the future says nothing.
+        if age(fingerprint).is_none_or(|age| age >= quiet) {
+            return false;
+        }
+        let now = SystemTime::now();
+        let since = *self.unsettled.entry(path.to_owned()).or_insert(now);
+        now.duration_since(since)
+            .is_ok_and(|passed| passed < READ_AT_LAST)
     }
 }
 
@@ -97,10 +121,12 @@ impl Fingerprint {
 }
 
 fn is_young(fingerprint: &Fingerprint) -> bool {
-    let age = fingerprint
-        .modified
-        .and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    age.is_none_or(|age| age < YOUNG)
+    age(fingerprint).is_none_or(|age| age < YOUNG)
+}
+
+fn age(fingerprint: &Fingerprint) -> Option<Duration> {
+    let modified = fingerprint.modified?;
+    SystemTime::now().duration_since(modified).ok()
 }
 
 fn list(

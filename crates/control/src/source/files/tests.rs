@@ -50,6 +50,26 @@ fn writes_renames_and_deletions_are_seen() {
 }
 
 #[test]
+fn a_file_that_is_being_written_stays_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.yaml");
+    fs::write(&path, service("one", 1)).unwrap();
+    let mut files = Files::open(folder.path()).unwrap();
+    fs::write(&path, service("two", 1)).unwrap();
+    let hour = Duration::from_secs(3600);
+    let look = files.look_at_the_quiet(hour).unwrap();
+    assert!(look.again && !look.different);
+    assert_eq!(names(&files.objects()), ["one"]);
+    // Written long enough ago.
+    let file = fs::File::options().append(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::now() - 2 * hour)
+        .unwrap();
+    let look = files.look_at_the_quiet(hour).unwrap();
+    assert!(look.different && !look.again);
+    assert_eq!(names(&files.objects()), ["two"]);
+}
+
+#[test]
 fn a_config_map_swaps_by_symlink() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
