@@ -203,13 +203,18 @@ struct Tcp {
     received: IntCounter,
 }
 
+/// The first number that is no gRPC status.
+const OTHER_STATUS: u16 = 17;
+
 impl Traffic {
     /// Counts one request.
     pub fn request(&self, response: &Response<'_>) {
         let mut responses = self.responses.borrow_mut();
+        // A peer can invent 65,519 more: they are one.
+        let grpc_status = response.grpc_status.map(|status| status.min(OTHER_STATUS));
         let same = |key: &ResponseKey| {
             key.status == response.status
-                && key.grpc_status == response.grpc_status
+                && key.grpc_status == grpc_status
                 && key.flags == *response.flags
         };
         let index = match responses.iter().position(|(key, _)| same(key)) {
@@ -217,7 +222,7 @@ impl Traffic {
             None => {
                 let key = ResponseKey {
                     status: response.status,
-                    grpc_status: response.grpc_status,
+                    grpc_status,
                     flags: response.flags.clone(),
                 };
                 let handles = self.responses(&key);
@@ -242,7 +247,7 @@ impl Traffic {
             "other".into()
         };
         let grpc = match key.grpc_status {
-            Some(status) if status <= 16 => status.to_string(),
+            Some(status) if status < OTHER_STATUS => status.to_string(),
             Some(_) => "other".into(),
             None => String::new(),
         };
@@ -297,5 +302,29 @@ fn flags_label(flags: &Flags) -> String {
         "-".into()
     } else {
         flags.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_that_a_peer_invents_are_one() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (direction, protocol) = (Direction::Outbound, Protocol::Grpc);
+        let traffic =
+            TrafficCache::default().get(&metrics, direction, &None, &None, protocol, false);
+        for status in 0..1_000 {
+            traffic.request(&Response {
+                status: 200,
+                grpc_status: Some(status),
+                flags: &Flags::new(),
+                duration: Duration::ZERO,
+                bytes_in: 0,
+                bytes_out: 0,
+            });
+        }
+        assert_eq!(traffic.responses.borrow().len(), 18);
     }
 }
