@@ -10,6 +10,7 @@ pub mod inbound;
 mod name;
 pub mod outbound;
 pub mod rbac;
+pub mod retries;
 pub mod routes;
 pub mod rules;
 pub mod tls;

@@ -102,8 +102,11 @@ pub struct Services {
     by_address: HashMap<IpAddr, Vec<Arc<Service>>>,
     ranges: Vec<(Cidr, Arc<Service>)>,
     /// Endpoints of ServiceEntries that have no address of their own.
-    by_endpoint: HashMap<(IpAddr, u16), Vec<(Arc<Service>, u16)>>,
+    by_endpoint: HashMap<(IpAddr, u16), Vec<EntryPort>>,
 }
+
+/// A service, and its port.
+type EntryPort = (Arc<Service>, u16);
 
 /// Why a service could not be registered as declared.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -68,10 +68,13 @@ fn listener(viewer: &Viewer<'_>, address: SocketAddr) -> Listener {
     }
 }
 
+/// A VirtualService and the Gateways through which it is reached.
+type Bound<'a> = (Vec<&'a NamespacedName>, &'a Arc<VirtualService>);
+
 /// The route table `http.PORT`; empty where nothing is bound, which answers 404.
 pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<RouteConfiguration> {
     let port: u16 = name.strip_prefix("http.")?.parse().ok()?;
-    let mut by_host: BTreeMap<Host, Vec<(&NamespacedName, &Arc<VirtualService>)>> = BTreeMap::new();
+    let mut by_host: BTreeMap<Host, Vec<Bound<'_>>> = BTreeMap::new();
     let mut known = false;
     for (gateway, server) in servers(viewer)
         .into_iter()
@@ -85,11 +88,10 @@ pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<RouteConfiguration> {
                 .flat_map(|host| server.serves(&vs.meta.name.namespace, host))
             {
                 let bound = by_host.entry(host).or_default();
-                if !bound
-                    .iter()
-                    .any(|(_, other)| other.meta.name == vs.meta.name)
-                {
-                    bound.push((&gateway.meta.name, vs));
+                let known = bound.iter_mut().find(|(_, other)| Arc::ptr_eq(other, vs));
+                match known {
+                    Some((gateways, _)) => gateways.push(&gateway.meta.name),
+                    None => bound.push((vec![&gateway.meta.name], vs)),
                 }
             }
         }
@@ -106,7 +108,7 @@ pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<RouteConfiguration> {
 fn virtual_host(
     viewer: &Viewer<'_>,
     host: &Host,
-    mut bound: Vec<(&NamespacedName, &Arc<VirtualService>)>,
+    mut bound: Vec<Bound<'_>>,
     port: u16,
 ) -> VirtualHost {
     bound.sort_by(|(_, a), (_, b)| a.meta.age_key().cmp(&b.meta.age_key()));
@@ -117,8 +119,8 @@ fn virtual_host(
         vec![name.clone(), format!("{name}:{port}")]
     };
     let bound = bound
-        .into_iter()
-        .map(|(gateway, vs)| (Caller::Gateway(gateway), &**vs));
+        .iter()
+        .map(|(gateways, vs)| (Caller::Gateways(gateways), &***vs));
     VirtualHost {
         name: format!("{name}:{port}"),
         domains,

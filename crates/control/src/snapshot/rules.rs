@@ -5,29 +5,26 @@ use std::time::Duration;
 use tasuki_resources::NamespacedName;
 use tasuki_resources::virtual_service::{
     GatewayRef, HeaderOperations, HttpAction, HttpMatch, HttpRule, Redirect, RedirectPath,
-    RedirectPort, Retries, StringMatch, ValueMatch, VirtualService, WeightedDestination,
+    RedirectPort, StringMatch, ValueMatch, VirtualService, WeightedDestination,
 };
 use tasuki_xds::model::matching::{self, HeaderMatch, QueryMatch};
 use tasuki_xds::model::route::{
     self, AppendAction, DirectResponse, Forward, HeaderAdd, HeaderMutations, PathMatch,
-    PathRewrite, RetryPolicy, Route, RouteAction, RouteMatch, WeightedCluster,
+    PathRewrite, Route, RouteAction, RouteMatch, WeightedCluster,
 };
 
 use super::cluster_name;
 use super::outbound::match_all;
+use super::retries::retry;
 use super::viewer::Viewer;
-
-/// First back-off of retries, unless the user says otherwise (Envoy).
-const BACKOFF: Duration = Duration::from_millis(25);
-/// Largest back-off, as a multiple of the first (Envoy).
-const BACKOFF_GROWTH: u32 = 10;
 
 /// Through what a request comes.
 #[derive(Clone, Copy)]
 pub enum Caller<'a> {
     /// A sidecar, or a gRPC client: the gateway `mesh`.
     Sidecar,
-    Gateway(&'a NamespacedName),
+    /// One port of a gateway proxy, which may serve several Gateways.
+    Gateways(&'a [&'a NamespacedName]),
 }
 
 /// The routes of these VirtualServices in order, those that match everything last; nothing behind the
@@ -131,9 +128,9 @@ fn holds(
     };
     let through = match caller {
         Caller::Sidecar => gateways.contains(&GatewayRef::Mesh),
-        Caller::Gateway(name) => gateways
+        Caller::Gateways(names) => gateways
             .iter()
-            .any(|g| matches!(g, GatewayRef::Gateway(own) if own == name)),
+            .any(|g| matches!(g, GatewayRef::Gateway(own) if names.contains(&own))),
     };
     through
         && block.port.is_none_or(|own| own == port)
@@ -312,52 +309,6 @@ fn redirect(redirect: &Redirect, port: u16) -> route::Redirect {
         }),
         status: redirect.status,
         strip_query: false,
-    }
-}
-
-fn retry(retries: &Retries) -> RetryPolicy {
-    let base = retries
-        .backoff
-        .unwrap_or(BACKOFF)
-        .max(Duration::from_millis(1));
-    RetryPolicy {
-        on: match &retries.on {
-            Some(on) => on.iter().copied().map(retry_on).collect(),
-            // Istio's default, without status codes to look for.
-            None => vec![
-                route::RetryOn::ConnectFailure,
-                route::RetryOn::RefusedStream,
-                route::RetryOn::GrpcUnavailable,
-                route::RetryOn::GrpcCancelled,
-            ],
-        },
-        retries: retries.attempts,
-        per_try_timeout: retries.per_try_timeout,
-        status_codes: retries.status_codes.clone(),
-        backoff_base: base,
-        backoff_max: base * BACKOFF_GROWTH,
-        avoid_previous_hosts: retries.avoid_previous_hosts,
-    }
-}
-
-fn retry_on(on: tasuki_resources::virtual_service::RetryOn) -> route::RetryOn {
-    use tasuki_resources::virtual_service::RetryOn;
-    match on {
-        RetryOn::Http5xx => route::RetryOn::Http5xx,
-        RetryOn::GatewayError => route::RetryOn::GatewayError,
-        RetryOn::Reset => route::RetryOn::Reset,
-        RetryOn::ResetBeforeRequest => route::RetryOn::ResetBeforeRequest,
-        RetryOn::ConnectFailure => route::RetryOn::ConnectFailure,
-        RetryOn::EnvoyRatelimited => route::RetryOn::EnvoyRatelimited,
-        RetryOn::Retriable4xx => route::RetryOn::Retriable4xx,
-        RetryOn::RefusedStream => route::RetryOn::RefusedStream,
-        RetryOn::RetriableStatusCodes => route::RetryOn::RetriableStatusCodes,
-        RetryOn::Http3PostConnectFailure => route::RetryOn::Http3PostConnectFailure,
-        RetryOn::GrpcCancelled => route::RetryOn::GrpcCancelled,
-        RetryOn::GrpcDeadlineExceeded => route::RetryOn::GrpcDeadlineExceeded,
-        RetryOn::GrpcInternal => route::RetryOn::GrpcInternal,
-        RetryOn::GrpcResourceExhausted => route::RetryOn::GrpcResourceExhausted,
-        RetryOn::GrpcUnavailable => route::RetryOn::GrpcUnavailable,
     }
 }
 

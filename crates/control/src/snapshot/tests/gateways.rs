@@ -122,3 +122,35 @@ fn virtual_services_of_several_namespaces_merge_by_host() {
     assert_eq!(clusters.len(), 1);
     assert!(!client.has(ResourceType::Route, "http.9"));
 }
+
+#[test]
+fn one_proxy_may_serve_several_gateways_on_a_port() {
+    let second = r#"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: other, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 8080, name: http, protocol: HTTP}, hosts: ["*"]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: both, namespace: shop}
+spec:
+  hosts: [both.test]
+  gateways: [edge, other]
+  http:
+  - match: [{uri: {prefix: /edge}, gateways: [edge]}, {uri: {prefix: /other}, gateways: [other]}]
+    route: [{destination: {host: cart, port: {number: 8080}}}]
+"#;
+    let mesh = mesh(&[SHOP, EDGE, second]);
+    let client = As::client(&mesh, envoy(&[("istio", "ingressgateway")]));
+    let table = client.table("http.8080");
+    let mut hosts = table.virtual_hosts.iter();
+    let both = hosts.find(|host| host.domains[0] == "both.test").unwrap();
+    assert_eq!(both.routes.len(), 2);
+    let ours = As::client(&mesh, ours()).table("http.8080");
+    let mut hosts = ours.virtual_hosts.iter();
+    let both = hosts.find(|host| host.domains[0] == "both.test").unwrap();
+    assert_eq!(both.routes.len(), 1);
+}
