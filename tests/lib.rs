@@ -1,6 +1,7 @@
 //! What several end-to-end scenarios share: the seeds' `http-server` with its two versions, and YAML
 //! for the resources that they write.
 
+pub mod ads;
 pub mod gateway;
 
 use anyhow::{Context, Result};

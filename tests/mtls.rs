@@ -1,9 +1,16 @@
 //! Mutual TLS between sidecars: what STRICT and PERMISSIVE let in, half-meshed services, short-lived
 //! certificates and a rotation of the root, under load.
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
 use tasuki_e2e::{HOST, VIP, backend, client, http_server};
+use tasuki_identity::ca::CertificateAuthority;
+use tasuki_identity::{
+    Roots, ServerIdentity, SpiffeId, TrustDomain, WorkloadCertificate, client_config,
+};
 use tasuki_testkit::load::{Plan, Protocol};
 use tasuki_testkit::mesh::{ControlOptions, Mesh, PodSpec, SidecarOptions};
 use tasuki_testkit::require::{Need, have};
@@ -81,6 +88,83 @@ fn strict_refuses_plaintext_and_permissive_takes_both() {
         "and mTLS still: {}",
         meshed.body
     );
+}
+
+/// One request over mutual TLS of our own, as a sidecar would send it: its status, or what went wrong.
+async fn ask(
+    server: SocketAddr,
+    own: Option<WorkloadCertificate>,
+    roots: Roots,
+) -> anyhow::Result<u16> {
+    let mesh = ServerIdentity::TrustDomain(TrustDomain::new("cluster.local")?);
+    let config = client_config(own.as_ref(), &roots, mesh, &[b"tasuki-h2"])?;
+    let exchange = async {
+        let stream = tokio::net::TcpStream::connect(server).await?;
+        let name = server.ip().into();
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(&config))
+            .connect(name, stream)
+            .await?;
+        let (sender, connection) = h2::client::handshake(stream).await?;
+        let connection = tokio::spawn(connection);
+        let request = http::Request::get(format!("http://{HOST}/")).body(())?;
+        let (response, _) = sender.ready().await?.send_request(request, true)?;
+        let status = response.await?.status().as_u16();
+        connection.abort();
+        anyhow::Ok(status)
+    };
+    tokio::time::timeout(Duration::from_secs(20), exchange)
+        .await
+        .context("neither answered nor refused")?
+}
+
+#[test]
+fn a_certificate_of_another_ca_is_refused() {
+    if !have("mtls: another CA", &[Need::Namespaces]) {
+        return;
+    }
+    let mesh = Mesh::start("foreign-ca").unwrap();
+    http_server(&mesh).unwrap();
+    mesh.apply("mode", &mode("STRICT")).unwrap();
+    let server = backend(&mesh, "version-a").unwrap();
+    let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
+    let stranger = mesh.pod(PodSpec::new("stranger").plain()).unwrap();
+    answers(&pod);
+    let roots = Roots::from_file(&mesh.state_dir().join("ca/root-cert.pem")).unwrap();
+    let send = |own: Option<WorkloadCertificate>| {
+        let (address, roots) = (server.pod.at(8080), roots.clone());
+        stranger
+            .namespace
+            .block_on(|| ask(address, own, roots))
+            .unwrap()
+    };
+
+    // The same name of the same trust domain, signed by a root of their own.
+    let folder = mesh.folder().join("another-ca");
+    std::fs::create_dir(&folder).unwrap();
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    let id = SpiffeId::new(&domain, "default", "client").unwrap();
+    let now = SystemTime::now();
+    let mut another = CertificateAuthority::open(&folder, &domain, now).unwrap();
+    let foreign = another
+        .workload_certificate(&id, Duration::from_secs(3600), now)
+        .unwrap();
+    let seen = server.origin.controls.seen();
+    for (what, own) in [("a foreign", Some(foreign)), ("no", None)] {
+        let error = send(own).expect_err(&format!("{what} certificate was let in"));
+        let error = format!("{error:#}");
+        assert!(!error.contains("neither answered"), "{what}: {error}");
+    }
+    assert_eq!(
+        server.origin.controls.seen(),
+        seen,
+        "it reached the application"
+    );
+
+    // That nothing but the issuer was wrong: the same request with the client's own certificate.
+    let own = std::fs::read_to_string(pod.state_dir().join("identity.pem")).unwrap();
+    let own = WorkloadCertificate::from_pem(&own, &own).unwrap();
+    assert_eq!(own.id(), &id);
+    assert_eq!(send(Some(own)).unwrap(), 200);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -14,6 +15,16 @@ use crate::namespace::Namespace;
 
 /// The user that proxies run as, exempt from interception.
 pub const PROXY_UID: u32 = 1337;
+
+/// Lets this process, and those it starts from now on, open at least so many files.
+pub fn allow_open_files(files: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft >= files {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, files, hard.max(files))
+        .with_context(|| format!("allowing {files} open files, of {hard} at most"))
+}
 
 /// How to start a program.
 pub struct Launch<'a> {
