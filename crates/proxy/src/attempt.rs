@@ -83,17 +83,15 @@ impl Attempts<'_> {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Error> {
         let under_way = UnderWay::default();
-        let Some(mut deadline) = self.deadline.sleep() else {
-            return self.attempts(request, record, &under_way).await;
-        };
+        let mut deadline = self.deadline.sleep();
         let response = {
             let mut attempts = pin!(self.attempts(request, record, &under_way));
-            poll_fn(|cx| match attempts.as_mut().poll(cx) {
-                Poll::Ready(result) => Poll::Ready(result),
-                Poll::Pending => deadline
+            poll_fn(|cx| match (attempts.as_mut().poll(cx), &mut deadline) {
+                (Poll::Pending, Some(deadline)) => deadline
                     .as_mut()
                     .poll(cx)
                     .map(|()| Err(Error::RouteTimeout)),
+                (result, _) => result,
             })
             .await
         };
@@ -105,8 +103,10 @@ impl Attempts<'_> {
             self.cluster.observe(&endpoint, Outcome::LocalOrigin);
         }
         let mut response = response?;
-        // The route's timeout covers the response's body too (Envoy `timeout`).
-        response.body_mut().tail().deadline = Some(deadline);
+        if deadline.is_some() {
+            // The route's timeout covers the response's body too (Envoy `timeout`).
+            response.body_mut().tail().deadline = deadline;
+        }
         Ok(response)
     }
 
@@ -232,15 +232,16 @@ impl Attempts<'_> {
                 .headers
                 .insert(headers::GRPC_TIMEOUT, headers::grpc_timeout_value(left));
         }
-        let sending = upstream::send(
+        // Pinned here and only lent to the timeout: otherwise every request has room for it three times.
+        let mut sending = pin!(upstream::send(
             self.worker,
             &target,
             Request::from_parts(parts, body),
             self.interim,
-        );
+        ));
         match self.plan.per_try_timeout() {
-            None => sending.await,
-            Some(limit) => tokio::time::timeout(limit, sending)
+            None => sending.as_mut().await,
+            Some(limit) => tokio::time::timeout(limit, sending.as_mut())
                 .await
                 .unwrap_or(Err(Error::PerTryTimeout)),
         }

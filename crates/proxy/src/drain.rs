@@ -7,7 +7,7 @@
 //! their requests are counted, so that none is cut off.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -40,7 +40,18 @@ pub struct Activity {
 #[derive(Debug, Default)]
 struct Work {
     active: AtomicUsize,
+    /// Somebody waits for [`Work::changed`]; before that, requests need not take its lock.
+    awaited: AtomicBool,
     changed: Notify,
+}
+
+impl Work {
+    /// After a change of `active`. Sequentially consistent with it: either the waiter is told or it has seen the change.
+    fn tell(&self) {
+        if self.awaited.load(Ordering::SeqCst) {
+            self.changed.notify_waiters();
+        }
+    }
 }
 
 impl Default for Drain {
@@ -86,7 +97,7 @@ impl Drain {
 
     /// How many activities are under way.
     pub fn active(&self) -> usize {
-        self.work.active.load(Ordering::Acquire)
+        self.work.active.load(Ordering::SeqCst)
     }
 
     /// Waits until nothing has been under way for a moment, at most for `limit`. Says how many were cut off.
@@ -96,6 +107,7 @@ impl Drain {
     }
 
     async fn quiet(&self) {
+        self.work.awaited.store(true, Ordering::SeqCst);
         loop {
             let changed = self.work.changed.notified();
             if self.active() > 0 {
@@ -127,8 +139,8 @@ impl Watch {
 
     /// Counts something that must not be cut off, until the value is dropped.
     pub fn activity(&self) -> Activity {
-        self.work.active.fetch_add(1, Ordering::AcqRel);
-        self.work.changed.notify_waiters();
+        self.work.active.fetch_add(1, Ordering::SeqCst);
+        self.work.tell();
         Activity {
             work: self.work.clone(),
         }
@@ -137,8 +149,8 @@ impl Watch {
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        self.work.active.fetch_sub(1, Ordering::AcqRel);
-        self.work.changed.notify_waiters();
+        self.work.active.fetch_sub(1, Ordering::SeqCst);
+        self.work.tell();
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -139,13 +139,15 @@ where
         match next.await {
             Some(Ok((request, respond))) => {
                 tally.streams.set(tally.streams.get().saturating_add(1));
-                tokio::task::spawn_local(stream(
+                // Boxed: it is kilobytes, and spawning and ending a task move what it is given several times.
+                let stream: Pin<Box<dyn Future<Output = ()>>> = Box::pin(stream(
                     worker.clone(),
                     conn.clone(),
                     request,
                     respond,
                     tally.clone(),
                 ));
+                tokio::task::spawn_local(stream);
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, peer = %conn.peer, "HTTP/2 connection");
