@@ -123,9 +123,11 @@ fn a_post_is_executed_at_most_once_however_the_connection_ends() {
         ("http2-reset", 9003, Manner::ResetStream),
         ("http2-refuse", 9004, Manner::RefuseEverySecond),
         ("http2-goaway", 9005, Manner::GoAway),
+        ("http2-leave", 9006, Manner::GoAwayUnanswered),
+        ("http2-silent", 9007, Manner::SilentStream),
     ];
     let (server, origins) = rude(&mesh, &cases);
-    mesh.apply("rude-routes", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: rude, namespace: default}\nspec:\n  hosts: [rude]\n  http:\n  - match: [{port: 9002}]\n    timeout: 0.2s\n    route: [{destination: {host: rude}}]\n  - route: [{destination: {host: rude}}]\n").unwrap();
+    mesh.apply("rude-routes", "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: rude, namespace: default}\nspec:\n  hosts: [rude]\n  http:\n  - match: [{port: 9002}, {port: 9007}]\n    timeout: 0.2s\n    route: [{destination: {host: rude}}]\n  - route: [{destination: {host: rude}}]\n").unwrap();
     let _server = server.sidecar().unwrap();
     let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
     for ((name, port, manner), origin) in cases.iter().zip(&origins) {
@@ -156,8 +158,10 @@ fn a_post_is_executed_at_most_once_however_the_connection_ends() {
         );
         assert!(!executed.is_empty(), "{name}: nothing arrived: {report}");
         match manner {
-            Manner::Silent => assert_eq!(report.by_outcome().get("504"), Some(&100), "{report}"),
-            Manner::ResetAfterRequest | Manner::ResetStream => {
+            Manner::Silent | Manner::SilentStream => {
+                assert_eq!(report.by_outcome().get("504"), Some(&100), "{report}")
+            }
+            Manner::ResetAfterRequest | Manner::ResetStream | Manner::GoAwayUnanswered => {
                 assert_eq!(report.succeeded(), 0, "{report}")
             }
             // Answered, refused or tried again: only never twice.

@@ -22,8 +22,12 @@ pub enum Manner {
     RefuseEverySecond,
     /// HTTP/2: answers one request, then GOAWAY and no more.
     GoAway,
+    /// HTTP/2: executes a request, then GOAWAY with its stream as the last, and closes without an answer.
+    GoAwayUnanswered,
     /// HTTP/1.1: counts the request and never answers.
     Silent,
+    /// HTTP/2: the same.
+    SilentStream,
 }
 
 /// Serves one connection.
@@ -31,9 +35,11 @@ pub async fn serve(stream: TcpStream, controls: Arc<Controls>, manner: Manner) {
     match manner {
         Manner::ResetAfterRequest | Manner::Silent => http1(stream, controls, manner).await,
         // The peer may be gone at any point; there is nobody to tell.
-        Manner::ResetStream | Manner::RefuseEverySecond | Manner::GoAway => {
-            drop(http2(stream, controls, manner).await)
-        }
+        Manner::ResetStream
+        | Manner::RefuseEverySecond
+        | Manner::GoAway
+        | Manner::GoAwayUnanswered
+        | Manner::SilentStream => drop(http2(stream, controls, manner).await),
     }
 }
 
@@ -94,6 +100,7 @@ async fn http2(
 ) -> Result<(), h2::Error> {
     let mut connection = h2::server::handshake(stream).await?;
     let mut count = 0u64;
+    let mut unanswered = Vec::new();
     while let Some(next) = connection.accept().await {
         let (request, mut respond) = next?;
         count += 1;
@@ -105,6 +112,15 @@ async fn http2(
         controls.executed(request.headers());
         if manner == Manner::ResetStream {
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            continue;
+        }
+        if manner == Manner::GoAwayUnanswered {
+            connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+            unanswered.push(respond);
+            continue;
+        }
+        if manner == Manner::SilentStream {
+            unanswered.push(respond);
             continue;
         }
         let response = http::Response::builder()
