@@ -20,6 +20,8 @@ pub enum Manner {
     ResetStream,
     /// HTTP/2: refuses every second stream with REFUSED_STREAM, unexecuted; answers the rest.
     RefuseEverySecond,
+    /// HTTP/2: refuses three of four streams, unexecuted: more than one hop's retries outlast.
+    RefuseThreeOfFour,
     /// HTTP/2: answers one request, then GOAWAY and no more.
     GoAway,
     /// HTTP/2: executes a request, then GOAWAY with its stream as the last, and closes without an answer.
@@ -37,6 +39,7 @@ pub async fn serve(stream: TcpStream, controls: Arc<Controls>, manner: Manner) {
         // The peer may be gone at any point; there is nobody to tell.
         Manner::ResetStream
         | Manner::RefuseEverySecond
+        | Manner::RefuseThreeOfFour
         | Manner::GoAway
         | Manner::GoAwayUnanswered
         | Manner::SilentStream => drop(http2(stream, controls, manner).await),
@@ -104,7 +107,12 @@ async fn http2(
     while let Some(next) = connection.accept().await {
         let (request, mut respond) = next?;
         count += 1;
-        if manner == Manner::RefuseEverySecond && count % 2 == 1 {
+        let refused = match manner {
+            Manner::RefuseEverySecond => count % 2 == 1,
+            Manner::RefuseThreeOfFour => !count.is_multiple_of(4),
+            _ => false,
+        };
+        if refused {
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             continue;
         }

@@ -1,0 +1,388 @@
+//! Attackers at the two doors that strangers can knock at, a sidecar's inbound listener and a gateway: each attack is
+//! bounded in count and time, memory stays where it was, and a well-behaved client beside it loses nothing.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use tasuki_e2e::gateway::Gateway;
+use tasuki_e2e::{Backend, HOST, VIP, backend, client, http_server};
+use tasuki_testkit::client::connect;
+use tasuki_testkit::load::{Plan, Protocol, Report};
+use tasuki_testkit::mesh::{Mesh, PodSpec, RunningPod, Sidecar};
+use tasuki_testkit::process::Process;
+use tasuki_testkit::require::{Need, have};
+use tasuki_testkit::wait;
+
+const PUBLIC_HOST: &str = "shop.example.com";
+const PUBLIC: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: public, namespace: default}
+spec:
+  hosts: [shop.example.com]
+  gateways: [gateway]
+  http:
+  - route: [{destination: {host: http-server}}]
+";
+
+/// What an attack may cost in resident memory.
+const MEMORY: u64 = 64 << 20;
+/// No attack goes on for longer, whatever happens.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Two victims, an attacker outside the mesh, and clients that mean well.
+struct Scene {
+    attacker: RunningPod,
+    customer: RunningPod,
+    member: RunningPod,
+    gateway: Gateway,
+    server: Backend,
+    _member_sidecar: Sidecar,
+    _mesh: Mesh,
+}
+
+/// A door, who stands behind it, and how those who mean well come through it.
+struct Door<'a> {
+    name: &'static str,
+    address: SocketAddr,
+    proxy: &'a Process,
+    friend: &'a RunningPod,
+    visit: Plan,
+}
+
+impl Scene {
+    fn new(name: &str) -> Self {
+        let mesh = Mesh::start(name).unwrap();
+        http_server(&mesh).unwrap();
+        mesh.apply("public", PUBLIC).unwrap();
+        let server = backend(&mesh, "version-a").unwrap();
+        let gateway = Gateway::start(&mesh, "gateway").unwrap();
+        let (member, member_sidecar) = client(&mesh, "member", "default").unwrap();
+        let customer = mesh.pod(PodSpec::new("customer").plain()).unwrap();
+        let attacker = mesh.pod(PodSpec::new("attacker").plain()).unwrap();
+        let scene = Self {
+            attacker,
+            customer,
+            member,
+            gateway,
+            server,
+            _member_sidecar: member_sidecar,
+            _mesh: mesh,
+        };
+        for door in scene.doors() {
+            wait::until("the door is open", Duration::from_secs(20), || {
+                let target = door.visit.target.to_string();
+                let answer = door.friend.get(&target, &door.visit.authority, "/")?;
+                anyhow::ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+                Ok(())
+            })
+            .unwrap();
+        }
+        scene
+    }
+
+    fn doors(&self) -> [Door<'_>; 2] {
+        let visit = |target, authority| Plan {
+            concurrency: 4,
+            rate: Some(100.0),
+            protocol: Protocol::Http2,
+            ..Plan::new(target, authority)
+        };
+        let gateway = self.gateway.pod.at(80);
+        [
+            Door {
+                name: "inbound",
+                address: self.server.pod.at(8080),
+                proxy: &self.server.sidecar.process,
+                friend: &self.member,
+                visit: visit(VIP.parse().unwrap(), HOST),
+            },
+            Door {
+                name: "gateway",
+                address: gateway,
+                proxy: &self.gateway.process,
+                friend: &self.customer,
+                visit: visit(gateway, PUBLIC_HOST),
+            },
+        ]
+    }
+
+    /// Attacks each door while a friend visits it.
+    fn withstand(&self, attack: impl Fn(&RunningPod, &Door<'_>)) {
+        for door in self.doors() {
+            let before = door.proxy.resident().unwrap();
+            let visits = door.friend.start_load(door.visit.clone());
+            attack(&self.attacker, &door);
+            let report = visits.finish().unwrap();
+            let grown = door.proxy.resident().unwrap().saturating_sub(before);
+            served(door.name, &report);
+            assert!(grown < MEMORY, "{}: grew by {grown} bytes", door.name);
+        }
+    }
+}
+
+fn served(door: &str, report: &Report) {
+    assert_eq!(report.failed(), 0, "{door}: {report}");
+    assert!(report.succeeded() > 0, "{door}: {report}");
+}
+
+#[test]
+fn slow_loris_is_cut_off() {
+    if !have("hostile: slow-loris", &[Need::Namespaces]) {
+        return;
+    }
+    const CONNECTIONS: usize = 500;
+    Scene::new("hostileloris").withstand(|attacker, door| {
+        let mut slow: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let mut stream = connect(&attacker.namespace, door.address).unwrap();
+                stream
+                    .write_all(b"GET / HTTP/1.1\r\nhost: shop.example.com\r\nx: ")
+                    .unwrap();
+                stream.set_nonblocking(true).unwrap();
+                stream
+            })
+            .collect();
+        let started = Instant::now();
+        while !slow.is_empty() && started.elapsed() < LIMIT {
+            slow.retain_mut(|stream| stream.write(b"x").is_ok() && is_open(stream));
+            // The pace of the attack.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert!(
+            slow.is_empty(),
+            "{}: {} of {CONNECTIONS} still open after {LIMIT:?}",
+            door.name,
+            slow.len()
+        );
+    });
+}
+
+/// Whether the peer has not closed; what it says is thrown away.
+fn is_open(stream: &mut TcpStream) -> bool {
+    let mut scrap = [0; 1_024];
+    loop {
+        match stream.read(&mut scrap) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+    }
+}
+
+#[test]
+fn floods_of_resets_are_cut_off() {
+    if !have("hostile: rapid reset", &[Need::Namespaces]) {
+        return;
+    }
+    Scene::new("hostilereset").withstand(|attacker, door| {
+        let round = |round: u32| -> Vec<u8> {
+            (0..100)
+                .flat_map(|index| {
+                    let stream = (round * 100 + index) * 2 + 1;
+                    let cancel = 8_u32.to_be_bytes();
+                    [
+                        frame(HEADERS, END_STREAM | END_HEADERS, stream, GET),
+                        frame(RST_STREAM, 0, stream, &cancel),
+                    ]
+                    .concat()
+                })
+                .collect()
+        };
+        let flood = Flood::new(attacker, door).run(2_000, round);
+        assert!(flood.is_cut_off(), "{}: {flood:?}", door.name);
+    });
+}
+
+#[test]
+fn floods_of_continuations_are_cut_off() {
+    if !have("hostile: continuations", &[Need::Namespaces]) {
+        return;
+    }
+    Scene::new("hostilecont").withstand(|attacker, door| {
+        // Small pieces, so that frames are counted rather than bytes, then large ones.
+        for (size, rounds) in [(0, 100_000), (10, 100_000), (8_000, 5_000)] {
+            let value = vec![b'x'; size];
+            let field = literal(b"a", &value);
+            let piece = if size == 0 { &[][..] } else { &field };
+            let flood = Flood::new(attacker, door).run(rounds, |round| match round {
+                0 => frame(HEADERS, END_STREAM, 1, GET),
+                _ => frame(CONTINUATION, 0, 1, piece).repeat(10),
+            });
+            assert!(flood.is_cut_off(), "{}, {size}: {flood:?}", door.name);
+        }
+    });
+}
+
+#[test]
+fn floods_of_pings_and_settings_cost_nobody_else_anything() {
+    if !have("hostile: ping and settings", &[Need::Namespaces]) {
+        return;
+    }
+    Scene::new("hostileping").withstand(|attacker, door| {
+        for (name, one) in [
+            ("ping", frame(PING, 0, 0, &[0; 8])),
+            ("settings", frame(SETTINGS, 0, 0, &[])),
+        ] {
+            // Nobody reads the answers: the proxy must stop to read, not store them.
+            let flood = Flood::new(attacker, door).run(2_000, |_| one.repeat(1_000));
+            assert!(
+                flood.is_cut_off() || flood.is_held_up(),
+                "{}: every {name} was taken: {flood:?}",
+                door.name
+            );
+        }
+    });
+}
+
+#[test]
+fn more_streams_than_allowed_are_refused_and_the_stalled_cost_little() {
+    if !have("hostile: stalled streams", &[Need::Namespaces]) {
+        return;
+    }
+    Scene::new("hostilestall").withstand(|attacker, door| {
+        let large = [GET_METHOD, &literal_path(b"/bytes/10000000")].concat();
+        let connections: Vec<_> = (0..10)
+            .map(|_| {
+                let mut flood = Flood::new(attacker, door);
+                // A window of nothing: no response can be sent.
+                let no_window = [0, 4, 0, 0, 0, 0];
+                flood.write(&frame(SETTINGS, 0, 0, &no_window));
+                flood.run(10, |round| {
+                    (0..100)
+                        .flat_map(|index| {
+                            let stream = (round * 100 + index) * 2 + 1;
+                            frame(HEADERS, END_STREAM | END_HEADERS, stream, &large)
+                        })
+                        .collect()
+                })
+            })
+            .collect();
+        // Held until the end of the attack, then closed all at once.
+        drop(connections);
+    });
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// `:method: GET`, `:scheme: http`, `:authority: shop.example.com` (RFC 7541 appendix A).
+const GET_METHOD: &[u8] = b"\x82\x86\x41\x10shop.example.com";
+/// The same with `:path: /`.
+const GET: &[u8] = b"\x82\x86\x41\x10shop.example.com\x84";
+
+/// RFC 9113 section 4.1.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A header field without indexing, neither part compressed (RFC 7541 section 6.2.2).
+fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut field = vec![0, name.len() as u8];
+    field.extend_from_slice(name);
+    length(&mut field, value.len());
+    field.extend_from_slice(value);
+    field
+}
+
+fn literal_path(path: &[u8]) -> Vec<u8> {
+    let mut field = vec![4];
+    length(&mut field, path.len());
+    field.extend_from_slice(path);
+    field
+}
+
+/// An integer with a prefix of seven bits (RFC 7541 section 5.1).
+fn length(field: &mut Vec<u8>, length: usize) {
+    if length < 127 {
+        return field.push(length as u8);
+    }
+    field.push(127);
+    let mut rest = length - 127;
+    while rest >= 128 {
+        field.push((rest % 128) as u8 | 128);
+        rest /= 128;
+    }
+    field.push(rest as u8);
+}
+
+/// One connection that speaks HTTP/2 and never reads.
+#[derive(Debug)]
+struct Flood {
+    stream: TcpStream,
+    sent: usize,
+    failed: Option<ErrorKind>,
+}
+
+impl Flood {
+    /// Connects and greets.
+    fn new(attacker: &RunningPod, door: &Door<'_>) -> Self {
+        let stream = connect(&attacker.namespace, door.address).unwrap();
+        // Who is not read from for so long is held up.
+        stream
+            .set_write_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let mut flood = Self {
+            stream,
+            sent: 0,
+            failed: None,
+        };
+        flood.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        flood.write(&frame(SETTINGS, 0, 0, &[]));
+        flood
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.failed.is_some() {
+            return;
+        }
+        match self.stream.write_all(bytes) {
+            Ok(()) => self.sent += bytes.len(),
+            Err(error) => self.failed = Some(error.kind()),
+        }
+    }
+
+    /// Sends rounds of frames until the last, or until it cannot.
+    fn run(mut self, rounds: u32, bytes: impl Fn(u32) -> Vec<u8>) -> Self {
+        let started = Instant::now();
+        for round in 0..rounds {
+            self.write(&bytes(round));
+            if self.failed.is_some() || started.elapsed() > LIMIT {
+                break;
+            }
+        }
+        self
+    }
+
+    /// The proxy closed the connection, before or after the last round was in the socket's buffer.
+    fn is_cut_off(&self) -> bool {
+        match self.failed {
+            Some(kind) => !matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            None => {
+                let mut stream = &self.stream;
+                // Ends with the connection, or fails after the time that `connect` allows.
+                std::io::copy(&mut stream, &mut std::io::sink())
+                    .err()
+                    .is_none_or(|error| error.kind() == ErrorKind::ConnectionReset)
+            }
+        }
+    }
+
+    /// The proxy stopped reading.
+    fn is_held_up(&self) -> bool {
+        matches!(
+            self.failed,
+            Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)
+        )
+    }
+}
