@@ -232,7 +232,7 @@ impl Attempts<'_> {
                 .headers
                 .insert(headers::GRPC_TIMEOUT, headers::grpc_timeout_value(left));
         }
-        // Pinned here and only lent to the timeout: otherwise every request has room for it three times.
+        // Pinned here and only lent to the timeout: either arm would move two kilobytes otherwise.
         let mut sending = pin!(upstream::send(
             self.worker,
             &target,
