@@ -9,12 +9,14 @@ use anyhow::Context;
 use tasuki_e2e::{HOST, VIP, backend, client, http_server};
 use tasuki_identity::ca::CertificateAuthority;
 use tasuki_identity::{
-    Roots, ServerIdentity, SpiffeId, TrustDomain, WorkloadCertificate, client_config,
+    ClientAuth, Roots, ServerIdentity, SpiffeId, TrustDomain, WorkloadCertificate, client_config,
+    server_config,
 };
 use tasuki_testkit::load::{Plan, Protocol};
-use tasuki_testkit::mesh::{ControlOptions, Mesh, PodSpec, SidecarOptions};
+use tasuki_testkit::mesh::{ControlOptions, Mesh, PodSpec, SidecarOptions, service};
 use tasuki_testkit::require::{Need, have};
 use tasuki_testkit::wait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn mode(mode: &str) -> String {
     format!(
@@ -165,6 +167,90 @@ fn a_certificate_of_another_ca_is_refused() {
     let own = WorkloadCertificate::from_pem(&own, &own).unwrap();
     assert_eq!(own.id(), &id);
     assert_eq!(send(Some(own)).unwrap(), 200);
+}
+
+/// Echoes what one client after the other says within TLS, until the thread's runtime goes.
+async fn echo_in_tls(
+    listener: tokio::net::TcpListener,
+    acceptor: tokio_rustls::TlsAcceptor,
+) -> std::io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        // Somebody may only have knocked.
+        if let Ok(stream) = acceptor.accept(stream).await {
+            let (mut read, mut write) = tokio::io::split(stream);
+            drop(tokio::io::copy(&mut read, &mut write).await);
+        }
+    }
+}
+
+#[test]
+fn tls_of_the_applications_own_passes_through() {
+    if !have("mtls: pass-through", &[Need::Namespaces]) {
+        return;
+    }
+    let mesh = Mesh::start("tls-through").unwrap();
+    mesh.apply("mode", &mode("STRICT")).unwrap();
+    let ports = [("tls", 443, 8443)];
+    mesh.apply("vault", &service("default", "vault", "10.96.0.30", &ports))
+        .unwrap();
+    let server = mesh.pod(PodSpec::new("vault").port("tls", 8443)).unwrap();
+    // Of an authority that only the two applications know.
+    let folder = mesh.folder().join("applications");
+    std::fs::create_dir(&folder).unwrap();
+    let domain = TrustDomain::new("applications.test").unwrap();
+    let id = SpiffeId::new(&domain, "safe", "vault").unwrap();
+    let now = SystemTime::now();
+    let mut authority = CertificateAuthority::open(&folder, &domain, now).unwrap();
+    let own = authority
+        .workload_certificate(&id, Duration::from_secs(3600), now)
+        .unwrap();
+    let roots = authority.roots().clone();
+    let acceptor = server_config(&own, &roots, &[], ClientAuth::None).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let application = server.namespace.clone();
+    let application = std::thread::spawn(move || {
+        application.block_on(|| async {
+            let listener = tokio::net::TcpListener::bind("0.0.0.0:8443").await?;
+            tokio::select! {
+                ended = echo_in_tls(listener, acceptor.into()) => ended,
+                _ = stopped => Ok(()),
+            }
+        })
+    });
+    let _server = server.sidecar().unwrap();
+    let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
+
+    // STRICT at the server lets only mesh peers in: this is TLS within mTLS.
+    let said = vec![b'x'; 100_000];
+    let expected = ServerIdentity::AnyOf(vec![id]);
+    let config = client_config(None, &roots, expected, &[]).unwrap();
+    let exchange = async |said: Vec<u8>| {
+        let stream = tokio::net::TcpStream::connect("10.96.0.30:443").await?;
+        let name = "vault.default.svc.cluster.local".try_into()?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(&config))
+            .connect(name, stream)
+            .await?;
+        let (mut read, mut write) = tokio::io::split(stream);
+        let mut heard = vec![0; said.len()];
+        let send = async {
+            write.write_all(&said).await?;
+            write.flush().await
+        };
+        let (sent, got) = tokio::join!(send, read.read_exact(&mut heard));
+        sent?;
+        got?;
+        anyhow::ensure!(heard == said, "it came back changed");
+        Ok(())
+    };
+    wait::until("TLS is spoken", Duration::from_secs(30), || {
+        pod.namespace.block_on(|| async {
+            tokio::time::timeout(Duration::from_secs(10), exchange(said.clone())).await?
+        })?
+    })
+    .unwrap();
+    drop(stop);
+    application.join().unwrap().unwrap().unwrap();
 }
 
 #[test]
