@@ -230,34 +230,6 @@ fn floods_of_pings_and_settings_cost_nobody_else_anything() {
     });
 }
 
-#[test]
-fn more_streams_than_allowed_are_refused_and_the_stalled_cost_little() {
-    if !have("hostile: stalled streams", &[Need::Namespaces]) {
-        return;
-    }
-    Scene::new("hostilestall").withstand(|attacker, door| {
-        let large = [GET_METHOD, &literal_path(b"/bytes/10000000")].concat();
-        let connections: Vec<_> = (0..10)
-            .map(|_| {
-                let mut flood = Flood::new(attacker, door);
-                // A window of nothing: no response can be sent.
-                let no_window = [0, 4, 0, 0, 0, 0];
-                flood.write(&frame(SETTINGS, 0, 0, &no_window));
-                flood.run(10, |round| {
-                    (0..100)
-                        .flat_map(|index| {
-                            let stream = (round * 100 + index) * 2 + 1;
-                            frame(HEADERS, END_STREAM | END_HEADERS, stream, &large)
-                        })
-                        .collect()
-                })
-            })
-            .collect();
-        // Held until the end of the attack, then closed all at once.
-        drop(connections);
-    });
-}
-
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -266,9 +238,7 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// `:method: GET`, `:scheme: http`, `:authority: shop.example.com` (RFC 7541 appendix A).
-const GET_METHOD: &[u8] = b"\x82\x86\x41\x10shop.example.com";
-/// The same with `:path: /`.
+/// `:method: GET`, `:scheme: http`, `:authority: shop.example.com`, `:path: /` (RFC 7541 appendix A).
 const GET: &[u8] = b"\x82\x86\x41\x10shop.example.com\x84";
 
 /// RFC 9113 section 4.1.
@@ -286,13 +256,6 @@ fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
     field.extend_from_slice(name);
     length(&mut field, value.len());
     field.extend_from_slice(value);
-    field
-}
-
-fn literal_path(path: &[u8]) -> Vec<u8> {
-    let mut field = vec![4];
-    length(&mut field, path.len());
-    field.extend_from_slice(path);
     field
 }
 

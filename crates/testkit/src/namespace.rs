@@ -17,6 +17,9 @@ use nix::sched::{CloneFlags, setns};
 
 /// The hub's address: default gateway of the pods, and where a control plane listens.
 pub const HUB_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The bridge's own address. Without one it takes the lowest of its ports', so that a new pod may change it and what others send
+/// to the hub is lost until their neighbour entries are probed again.
+const BRIDGE_MAC: &str = "02:00:00:00:00:01";
 /// The hub's address on the network outside the mesh.
 pub const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const HUB_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1);
@@ -86,7 +89,7 @@ impl Network {
         ip_batch(
             &network.hub.name,
             &format!(
-                "link set lo up\nlink add br0 type bridge\nlink set br0 up\n\
+                "link set lo up\nlink add br0 address {BRIDGE_MAC} type bridge\nlink set br0 up\n\
                  address add {HUB_IP}/16 dev br0\naddress add {OUTSIDE_GATEWAY}/24 dev br0\n\
                  address add {HUB_IP6}/64 dev br0 nodad\n"
             ),
