@@ -50,6 +50,9 @@ pub enum Broken {
 struct Half {
     /// Read, but not written yet.
     pending: Bytes,
+    /// Written, but perhaps kept by the writer: TLS keeps what it was given until it is flushed. Outlives a poll, because
+    /// flushing may have to wait too.
+    unflushed: bool,
     state: State,
 }
 
@@ -142,7 +145,6 @@ impl Half {
         if self.state == State::Done {
             return Poll::Ready(Ok(()));
         }
-        let mut wrote = false;
         for _ in 0..TURNS {
             while !self.pending.is_empty() {
                 let length = ready!(Pin::new(&mut *writer).poll_write(cx, &self.pending))
@@ -152,7 +154,7 @@ impl Half {
                 }
                 add(count, length);
                 self.pending.advance(length);
-                wrote = true;
+                self.unflushed = true;
             }
             self.pending = Bytes::new();
             if self.state == State::Ended {
@@ -160,29 +162,26 @@ impl Half {
                 self.state = State::Done;
                 return Poll::Ready(Ok(()));
             }
-            match self.pass(cx, reader, writer, count)? {
-                Poll::Ready(passed) => wrote |= passed,
-                Poll::Pending => {
-                    // A TLS writer keeps what it was given until it is flushed.
-                    if wrote {
-                        ready!(Pin::new(writer).poll_flush(cx)).map_err(writing)?;
-                    }
-                    return Poll::Pending;
+            if self.pass(cx, reader, writer, count)?.is_pending() {
+                if self.unflushed {
+                    ready!(Pin::new(writer).poll_flush(cx)).map_err(writing)?;
+                    self.unflushed = false;
                 }
+                return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Reads once and writes at once as much as is taken. Says whether anything was written.
+    /// Reads once and writes at once as much as is taken.
     fn pass<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
         count: &Cell<u64>,
-    ) -> Result<Poll<bool>, Failed>
+    ) -> Result<Poll<()>, Failed>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -202,7 +201,7 @@ impl Half {
             let read = buffer.filled();
             if read.is_empty() {
                 self.state = State::Ended;
-                return Ok(Poll::Ready(false));
+                return Ok(Poll::Ready(()));
             }
             let taken = match Pin::new(writer).poll_write(cx, read) {
                 Poll::Ready(Ok(taken)) => taken,
@@ -215,8 +214,9 @@ impl Half {
                 Poll::Pending => 0,
             };
             add(count, taken);
+            self.unflushed |= taken > 0;
             self.pending = Bytes::copy_from_slice(&read[taken..]);
-            Ok(Poll::Ready(taken > 0))
+            Ok(Poll::Ready(()))
         })
     }
 }

@@ -138,3 +138,29 @@ async fn says_whose_fault_it_was() {
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_has_to_wait_is_finished() {
+    LocalSet::new()
+        .run_until(async {
+            let (mut client, mut client_side) = duplex(64);
+            // Takes 64 bytes at once like a TLS writer, and gets rid of 16 at a time.
+            let (mut server, server_side) = duplex(16);
+            let mut server_side = tokio::io::BufWriter::with_capacity(64, server_side);
+            tokio::task::spawn_local(async move {
+                copy_both(
+                    &mut client_side,
+                    &mut server_side,
+                    Bytes::new(),
+                    IDLE,
+                    &Progress::default(),
+                )
+                .await
+            });
+            client.write_all(&[7; 40]).await.unwrap();
+            let mut heard = [0; 40];
+            server.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard, [7; 40]);
+        })
+        .await;
+}
