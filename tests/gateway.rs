@@ -1,6 +1,7 @@
 //! Gateways for the scenarios that compare ours with a real Envoy: `tasuki-proxy gateway`, Envoy on our
 //! control plane, Envoy on a file of its own.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -125,14 +126,15 @@ static_resources:
     Ok((process, pod))
 }
 
-/// An Envoy that answers on port 80 of a namespace of its own by a static route.
-pub fn envoy_static(mesh: &Mesh, name: &str) -> Result<(Process, Namespace)> {
+/// An Envoy on port 80 of a namespace of its own that sends every request to `upstream` over HTTP/1.1.
+pub fn envoy_static(mesh: &Mesh, name: &str, upstream: SocketAddr) -> Result<(Process, Namespace)> {
     let namespace = mesh.network.pod(name)?;
-    let config = "
-admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
+    let config = format!(
+        "
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 9901}}}}}}
 static_resources:
   listeners:
-  - address: {socket_address: {address: 0.0.0.0, port_value: 80}}
+  - address: {{socket_address: {{address: 0.0.0.0, port_value: 80}}}}
     filter_chains:
     - filters:
       - name: http
@@ -140,12 +142,22 @@ static_resources:
           '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: http
           route_config:
-            virtual_hosts: [{name: all, domains: ['*'], routes: [{match: {prefix: /}, direct_response: {status: 200, body: {inline_string: 'hello from the gateway'}}}]}]
+            virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: origin}}}}]}}]
           http_filters:
           - name: router
-            typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
-";
-    let process = envoy(mesh, &namespace, name, config)?;
+            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: origin
+    type: STATIC
+    connect_timeout: 2s
+    load_assignment:
+      cluster_name: origin
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {ip}, port_value: {port}}}}}}}}}]}}]
+",
+        ip = upstream.ip(),
+        port = upstream.port(),
+    );
+    let process = envoy(mesh, &namespace, name, &config)?;
     wait::until("Envoy is live", READY, || {
         get(&namespace, "127.0.0.1:9901", "/ready").map(drop)
     })
