@@ -31,7 +31,8 @@ pub trait Catalog: Send + Sync + 'static {
     /// What `who` may see now: one consistent state for as long as the view is held.
     fn view(&self, who: &Client) -> Box<dyn View + Send>;
 
-    /// The pod, if it exists. A stream whose pod is unknown, or has another service account, is refused.
+    /// The pod, if it exists or has done so until a short while ago. A stream whose pod is unknown, or has another service
+    /// account, is refused.
     fn pod(&self, pod: &NsName) -> Option<PodFacts>;
 
     /// The pod with this address, for clients that do not say which pod they are in.

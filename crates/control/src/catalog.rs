@@ -138,7 +138,7 @@ impl Catalog for Published {
     fn pod(&self, pod: &NsName) -> Option<PodFacts> {
         let name = NamespacedName::new(pod.namespace.clone(), pod.name.clone());
         let current = self.current.load();
-        let workload = current.snapshot.mesh.workloads.get(&name)?;
+        let workload = current.snapshot.mesh.workload(&name)?;
         Some(PodFacts {
             service_account: workload.service_account.clone(),
             labels: workload.labels.clone(),

@@ -2,6 +2,7 @@
 //! change of the resources makes a new mesh.
 
 pub mod authorization;
+pub mod departed;
 pub mod destination_rules;
 pub mod endpoints;
 pub mod gateways;
@@ -22,10 +23,12 @@ use tasuki_identity::TrustDomain;
 use tasuki_resources::core::service::{ServiceKind, Transport};
 use tasuki_resources::{EndpointSlice, Host, NamespacedName, Object, ObjectKey, Problem, Severity};
 use tasuki_xds::model::listener::DeclaredProtocol;
+use tokio::time::Instant;
 
 use crate::settings::OutboundTrafficPolicy;
 use crate::source::Objects;
 use authorization::Authorization;
+use departed::Departed;
 use destination_rules::DestinationRules;
 use gateways::Gateways;
 use peer_authentication::PeerAuthentications;
@@ -46,6 +49,8 @@ pub struct MeshSettings {
 pub struct Mesh {
     pub settings: MeshSettings,
     pub workloads: Workloads,
+    /// Pods that are gone, for their sidecars.
+    pub departed: Departed,
     pub services: Services,
     pub virtual_services: VirtualServices,
     pub destination_rules: DestinationRules,
@@ -94,6 +99,7 @@ impl Mesh {
             peer_authentication: modes,
             gateways: Gateways::new(kinds.gateways),
             problems: Vec::new(),
+            departed: Departed::default(),
             workloads,
             services,
             ports,
@@ -104,9 +110,23 @@ impl Mesh {
         mesh
     }
 
+    /// What `source` declares once this mesh was in force: pods that it has lost are remembered for a while.
+    pub fn successor(&self, source: &Objects, now: Instant) -> Self {
+        let mut next = Self::build(source, self.settings.clone());
+        next.departed = self
+            .departed
+            .after(&self.workloads, &self.ports, &next.workloads, now);
+        next
+    }
+
+    /// The pod of that name as its own sidecar needs it: declared, or gone a short while ago.
+    pub fn workload(&self, id: &NamespacedName) -> Option<&Arc<Workload>> {
+        self.workloads.get(id).or_else(|| self.departed.get(id))
+    }
+
     /// The ports of a workload that anybody mentions, with what they are declared to speak.
     pub fn workload_ports(&self, workload: &Workload) -> BTreeMap<u16, DeclaredProtocol> {
-        let mut ports = self.ports.get(&workload.id).cloned().unwrap_or_default();
+        let mut ports = self.declared(workload).cloned().unwrap_or_default();
         for port in self
             .peer_authentication
             .ports(&workload.id.namespace, &workload.labels)
@@ -118,11 +138,15 @@ impl Mesh {
 
     /// What one port of a workload is declared to speak.
     pub fn workload_port(&self, workload: &Workload, port: u16) -> DeclaredProtocol {
-        self.ports
-            .get(&workload.id)
+        self.declared(workload)
             .and_then(|ports| ports.get(&port))
             .copied()
             .unwrap_or_default()
+    }
+
+    fn declared(&self, workload: &Workload) -> Option<&BTreeMap<u16, DeclaredProtocol>> {
+        let declared = self.ports.get(&workload.id);
+        declared.or_else(|| self.departed.ports(&workload.id))
     }
 }
 

@@ -11,6 +11,7 @@ use tasuki_runtime::signals::Termination;
 use tasuki_runtime::{admin, metrics};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
@@ -30,6 +31,8 @@ use crate::source::files::Files;
 const GRACE: Duration = Duration::from_secs(1);
 /// How often certificates made for Envoys are looked at.
 const SECRETS_EVERY: Duration = Duration::from_secs(1);
+/// After a mesh that could not be built, which would fail again at once.
+const AGAIN: Duration = Duration::from_secs(1);
 /// A dead peer's stream is noticed after this.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +55,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let files = Files::open(&settings.config_dir)
         .with_context(|| format!("--config-dir {}", settings.config_dir.display()))?;
-    let mesh = Mesh::build(&files.objects(), mesh_settings.clone());
+    let mesh = Mesh::build(&files.objects(), mesh_settings);
     let mut complaints = Complaints::default();
     complaints.about(&mesh);
     let published = Arc::new(Published::new(mesh, authority.clone()));
@@ -61,7 +64,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::spawn(follow(
         files.follow(),
         published.clone(),
-        mesh_settings,
         resource_metrics,
         complaints,
     ));
@@ -74,20 +76,27 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each change of the resources becomes a mesh; changes that come while one is built are built together.
+/// Each change of the resources becomes a mesh; changes that come while one is built are built together. So does the
+/// time at which a departed pod is forgotten.
 async fn follow(
     mut objects: watch::Receiver<Arc<Objects>>,
     published: Arc<Published>,
-    settings: MeshSettings,
     metrics: Metrics,
     mut complaints: Complaints,
 ) {
-    while objects.changed().await.is_ok() {
-        metrics.changes.inc();
+    loop {
+        let present = published.mesh();
+        tokio::select! {
+            changed = objects.changed() => match changed {
+                Ok(()) => metrics.changes.inc(),
+                Err(_) => return,
+            },
+            () = reach(present.departed.next_end()) => {}
+        }
         let source = objects.borrow_and_update().clone();
-        let settings = settings.clone();
         let timer = metrics.build_seconds.start_timer();
-        let built = tokio::task::spawn_blocking(move || Mesh::build(&source, settings)).await;
+        let now = Instant::now();
+        let built = tokio::task::spawn_blocking(move || present.successor(&source, now)).await;
         timer.observe_duration();
         match built {
             Ok(mesh) => {
@@ -95,8 +104,19 @@ async fn follow(
                 published.publish(Arc::new(mesh));
                 metrics.describe(&published.mesh(), published.generation());
             }
-            Err(error) => warn!(%error, "the mesh could not be built; the last one stays"),
+            Err(error) => {
+                warn!(%error, "the mesh could not be built; the last one stays");
+                tokio::time::sleep(AGAIN).await;
+            }
         }
+    }
+}
+
+/// Until that time; for ever without one.
+async fn reach(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

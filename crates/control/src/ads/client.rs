@@ -107,6 +107,8 @@ pub struct Client {
     pub namespace: String,
     /// Its labels (VirtualService `sourceLabels`, Gateway selectors).
     pub labels: BTreeMap<String, String>,
+    /// A foreign client's Pod, as far as is known: its labels are followed.
+    pub follows: Option<NsName>,
     /// Proven by token or certificate. `None`: foreign, never gets `inbound` or secrets.
     pub identity: Option<SpiffeId>,
     /// `node.id`, for people.
@@ -152,25 +154,32 @@ impl Client {
         envoy(node, identity, catalog)
     }
 
-    /// The same client as the catalog sees it now: `None` when its pod is gone, an error when the pod is somebody else's.
+    /// The same client as the catalog sees it now.
     ///
     /// # Errors
-    /// PERMISSION_DENIED when the pod's service account has changed.
-    pub fn refresh(&self, catalog: &dyn Catalog) -> Result<Option<Self>, Status> {
-        let ClientKind::Sidecar { pod } = &self.kind else {
-            return Ok(Some(self.clone()));
+    /// PERMISSION_DENIED when a sidecar's pod has long been gone, or when the pod is somebody else's by now.
+    pub fn refresh(&self, catalog: &dyn Catalog) -> Result<Self, Status> {
+        let (pod, facts) = match (&self.kind, &self.follows) {
+            (ClientKind::Sidecar { pod }, _) => (pod, catalog.pod(pod).ok_or_else(|| no_pod(pod))?),
+            // What a foreign client was last known to be it stays.
+            (_, Some(pod)) => match catalog.pod(pod) {
+                Some(facts) => (pod, facts),
+                None => return Ok(self.clone()),
+            },
+            (_, None) => return Ok(self.clone()),
         };
-        let Some(facts) = catalog.pod(pod) else {
-            return Ok(None);
-        };
-        if let Some(identity) = &self.identity {
+        if let (Some(identity), false) = (&self.identity, self.kind == ClientKind::Grpc) {
             check_account(pod, &facts, identity)?;
         }
-        Ok(Some(Self {
+        Ok(Self {
             labels: facts.labels,
             ..self.clone()
-        }))
+        })
     }
+}
+
+fn no_pod(pod: &NsName) -> Status {
+    Status::permission_denied(format!("there is no Pod {pod}"))
 }
 
 fn tasuki(
@@ -186,15 +195,14 @@ fn tasuki(
         dialect: Dialect::Tasuki,
         namespace: namespace.to_owned(),
         labels,
+        follows: None,
         identity: Some(identity.clone()),
         node_id: node.id.clone(),
         features: node.client_features.clone(),
     };
     if let Some(pod) = claim("sidecar~") {
         let pod = pod.map_err(|reason| Status::invalid_argument(format!("node.id: {reason}")))?;
-        let facts = catalog
-            .pod(&pod)
-            .ok_or_else(|| Status::permission_denied(format!("there is no Pod {pod}")))?;
+        let facts = catalog.pod(&pod).ok_or_else(|| no_pod(&pod))?;
         check_account(&pod, &facts, &identity)?;
         let namespace = pod.namespace.clone();
         return Ok(client(
@@ -240,9 +248,9 @@ fn proxyless(
         .remote
         .and_then(|remote| catalog.pod_by_address(remote.ip()));
     let claimed = claimed_namespace(node);
-    let (namespace, labels) = match by_address {
-        Some((pod, facts)) => (pod.namespace, facts.labels),
-        None => (claimed, metadata_labels(node, "LABELS")),
+    let (namespace, labels, follows) = match by_address {
+        Some((pod, facts)) => (pod.namespace.clone(), facts.labels, Some(pod)),
+        None => (claimed, metadata_labels(node, "LABELS"), None),
     };
     Client {
         kind: ClientKind::Grpc,
@@ -251,6 +259,7 @@ fn proxyless(
         },
         namespace,
         labels,
+        follows,
         identity,
         node_id: node.id.clone(),
         features: node.client_features.clone(),
@@ -285,10 +294,14 @@ fn envoy(node: &Node, identity: Option<SpiffeId>, catalog: &dyn Catalog) -> Resu
     if let (Some((pod, facts)), Some(identity)) = (&pod, &identity) {
         check_account(pod, facts, identity)?;
     }
-    let (namespace, labels) = match (pod, named) {
-        (Some((pod, facts)), _) => (pod.namespace, facts.labels),
-        (None, Some(named)) => (named.namespace, metadata_labels(node, "LABELS")),
-        (None, None) => (claimed_namespace(node), metadata_labels(node, "LABELS")),
+    // A Pod that is not known yet is followed by the name it was given; an address may be another's by then.
+    let (follows, labels) = match (pod, named) {
+        (Some((pod, facts)), _) => (Some(pod), facts.labels),
+        (None, named) => (named, metadata_labels(node, "LABELS")),
+    };
+    let namespace = match &follows {
+        Some(pod) => pod.namespace.clone(),
+        None => claimed_namespace(node),
     };
     Ok(Client {
         kind: ClientKind::EnvoyGateway,
@@ -297,6 +310,7 @@ fn envoy(node: &Node, identity: Option<SpiffeId>, catalog: &dyn Catalog) -> Resu
         },
         namespace,
         labels,
+        follows,
         identity,
         node_id: node.id.clone(),
         features: node.client_features.clone(),

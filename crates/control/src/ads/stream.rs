@@ -176,17 +176,15 @@ async fn release_after(held_since: Option<Instant>) {
     }
 }
 
-/// Sends what is due. A sidecar whose pod has been deleted keeps what it has: it is about to end, and what
-/// it still serves must not break before it does.
+/// Sends what is due. A sidecar whose pod has been deleted goes on as before for as long as the catalog remembers the pod
+/// (`mesh::departed`), and then loses its stream: nobody is to wait for what may have ended long ago.
 async fn push<P: Protocol>(
     catalog: &dyn Catalog,
     listed: &Listed,
     responses: &Sender<Result<P::Response, Status>>,
 ) -> Result<(), Status> {
     let known = listed.record.client();
-    let Some(client) = known.refresh(catalog)? else {
-        return Ok(());
-    };
+    let client = known.refresh(catalog)?;
     let due = {
         let view = catalog.view(&client);
         P::poll(&mut listed.record.session(), view.as_ref())

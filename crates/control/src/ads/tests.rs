@@ -292,25 +292,66 @@ async fn a_pod_that_does_not_exist_or_is_somebody_elses_is_refused() {
 }
 
 #[tokio::test]
-async fn a_deleted_pods_sidecar_keeps_what_it_has() {
+async fn a_sidecar_whose_pod_is_forgotten_loses_its_stream_and_holds_up_nobody() {
     let running = start().await;
-    running.fixture.put(routes("a"));
+    let bundle = TrustBundle {
+        name: "cluster.local".to_owned(),
+        roots: vec![vec![0x30, 1]],
+    };
     let mut ads = sidecar();
-    ads.subscribe(ResourceType::Route, "a");
+    ads.subscribe(ResourceType::TrustBundle, "cluster.local");
     let mut proxy = Proxy::open(running.address, ads, CART).await.unwrap();
     proxy.next().await.unwrap();
-    let pods = std::mem::take(&mut *running.fixture.pods.lock().unwrap());
-    running.fixture.put(routes("b"));
-    running.fixture.routes.lock().unwrap().remove("a");
+    assert_eq!(running.clients.lacking(&bundle), ["sidecar~shop/cart-1"]);
+    running.fixture.pods.lock().unwrap().clear();
     running.fixture.generation.send_modify(|g| *g += 1);
-    *running.fixture.pods.lock().unwrap() = pods;
-    running.fixture.put(routes("c"));
-    // Only when the pod is back is it told that the table has gone.
-    let events = proxy.next().await.unwrap();
-    assert!(
-        matches!(&events[0], Event::Removed { name, .. } if name == "a"),
-        "{events:?}"
-    );
+    let refused = proxy.next().await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    until(|| running.clients.lacking(&bundle).is_empty()).await;
+    assert!(running.clients.is_empty());
+}
+
+#[test]
+fn a_foreign_client_follows_the_labels_of_its_pod() {
+    let fixture = Fixture {
+        routes: Mutex::default(),
+        pods: Mutex::default(),
+        generation: watch::Sender::new(0),
+    };
+    let pod = NsName {
+        namespace: "edge".to_owned(),
+        name: "gw-0".to_owned(),
+    };
+    let put = |revision: &str| {
+        let facts = PodFacts {
+            service_account: "gateway".to_owned(),
+            labels: BTreeMap::from([("revision".to_owned(), revision.to_owned())]),
+        };
+        fixture.pods.lock().unwrap().insert(pod.clone(), facts);
+    };
+    let node = Node {
+        id: "router~10.0.0.9~gw-0.edge~edge.svc.cluster.local".to_owned(),
+        user_agent_name: "envoy".to_owned(),
+        ..Node::default()
+    };
+    let identify = |identity: &str| {
+        let identity = Some(identity.parse().unwrap());
+        Client::identify(&node, identity, &Presented::default(), &fixture)
+    };
+    let early = identify("spiffe://cluster.local/ns/edge/sa/gateway").unwrap();
+    assert!(early.labels.is_empty(), "the pod is not known yet");
+    for revision in ["1", "2"] {
+        put(revision);
+        let now = early.refresh(&fixture).unwrap();
+        assert_eq!(now.labels["revision"], revision);
+    }
+    let present = early.refresh(&fixture).unwrap();
+    fixture.pods.lock().unwrap().clear();
+    assert_eq!(present.refresh(&fixture).unwrap(), present);
+    let other = identify("spiffe://cluster.local/ns/edge/sa/other").unwrap();
+    put("3");
+    let refused = other.refresh(&fixture).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
 #[tokio::test]

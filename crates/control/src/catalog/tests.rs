@@ -26,6 +26,7 @@ fn envoy(identity: Option<&str>) -> Client {
         },
         namespace: "edge".into(),
         labels: BTreeMap::new(),
+        follows: None,
         identity: identity.map(|id| SpiffeId::parse(id).unwrap()),
         node_id: "router~10.0.0.1~x.edge~edge".into(),
         features: Vec::new(),

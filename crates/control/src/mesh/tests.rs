@@ -213,3 +213,42 @@ fn a_pod_behind_an_entry_of_the_mesh_is_spoken_to_as_a_pod() {
     let outside = endpoint("MESH_EXTERNAL");
     assert_eq!((outside.tls_mode, outside.weight), (None, 7));
 }
+
+fn without(pod: &str) -> Objects {
+    let documents = SHOP.split("---").filter(|text| !text.contains(pod));
+    let mut folder = crate::source::folder::Folder::default();
+    folder.put("shop.yaml", Ok(documents.collect::<Vec<_>>().join("---")));
+    folder.objects()
+}
+
+#[test]
+fn a_departed_pod_answers_for_its_own_sidecar_for_a_while() {
+    let id = NamespacedName::new("shop", "cart-v1");
+    let before = good_mesh(&[SHOP]);
+    let gone = Instant::now();
+    let after = before.successor(&without("cart-v1"), gone);
+    assert!(after.workloads.get(&id).is_none());
+    assert!(after.workloads.at("10.1.0.1".parse().unwrap()).is_none());
+    let workload = after.workload(&id).unwrap().clone();
+    assert_eq!(Some(&workload), before.workloads.get(&id));
+    assert_eq!(
+        after.workload_ports(&workload),
+        before.workload_ports(&workload)
+    );
+    let end = after.departed.next_end().unwrap();
+    let last = after.successor(&without("cart-v1"), end - departed::GRACE / 2);
+    assert_eq!(last.departed.next_end(), Some(end), "the clock runs on");
+    let over = last.successor(&without("cart-v1"), end);
+    assert!(over.workload(&id).is_none());
+    assert_eq!(over.departed.next_end(), None);
+}
+
+#[test]
+fn a_pod_that_returns_is_itself_again() {
+    let id = NamespacedName::new("shop", "cart-v1");
+    let now = Instant::now();
+    let gone = good_mesh(&[SHOP]).successor(&without("cart-v1"), now);
+    let back = gone.successor(&without("no pod"), now);
+    assert_eq!(back.workload(&id), back.workloads.get(&id));
+    assert_eq!(back.departed.next_end(), None);
+}

@@ -32,8 +32,7 @@ impl<'a> Viewer<'a> {
         match &self.client.kind {
             ClientKind::Sidecar { pod } if self.client.identity.is_some() => self
                 .mesh
-                .workloads
-                .get(&NamespacedName::new(
+                .workload(&NamespacedName::new(
                     pod.namespace.clone(),
                     pod.name.clone(),
                 ))

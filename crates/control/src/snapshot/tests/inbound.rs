@@ -305,3 +305,28 @@ rules:
         "each with the header condition"
     );
 }
+
+#[test]
+fn the_sidecar_of_a_departed_pod_is_told_what_is_new() {
+    let before = good_mesh(&[SHOP]);
+    let client = sidecar(&before, "shop", "cart-v1");
+    let documents: Vec<&str> = SHOP
+        .split("---")
+        .filter(|d| !d.contains("cart-v1"))
+        .collect();
+    let mut folder = Folder::default();
+    folder.put("shop.yaml", Ok(documents.join("---")));
+    folder.put(
+        "mtls.yaml",
+        Ok(peer_authentication("{mtls: {mode: STRICT}}")),
+    );
+    let after = before.successor(&folder.objects(), tokio::time::Instant::now());
+    let shapes_of = |mesh: Arc<Mesh>| {
+        let listener = As::client(&mesh, client.clone())
+            .listener("inbound")
+            .unwrap();
+        shapes(&listener, Some(9000))
+    };
+    assert_eq!(shapes_of(before).len(), 4);
+    assert_eq!(shapes_of(Arc::new(after)).len(), 2, "STRICT by now");
+}
