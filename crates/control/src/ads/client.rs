@@ -214,6 +214,7 @@ fn tasuki(
     if let Some(gateway) = claim("gateway~") {
         let gateway =
             gateway.map_err(|reason| Status::invalid_argument(format!("node.id: {reason}")))?;
+        check_gateway(&gateway, &identity)?;
         let namespace = gateway.namespace.clone();
         return Ok(client(
             ClientKind::TasukiGateway { gateway },
@@ -224,6 +225,17 @@ fn tasuki(
     Err(Status::invalid_argument(
         "node.id: neither sidecar~NAMESPACE/POD nor gateway~NAMESPACE/GATEWAY",
     ))
+}
+
+/// A Gateway names no service account, so its namespace has to do: whoever may run something there may serve it.
+fn check_gateway(gateway: &NsName, identity: &SpiffeId) -> Result<(), Status> {
+    if identity.namespace() == gateway.namespace {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!(
+        "Gateway {gateway} may be served by service accounts of namespace {} only, not by {identity}",
+        gateway.namespace
+    )))
 }
 
 fn check_account(pod: &NsName, facts: &PodFacts, identity: &SpiffeId) -> Result<(), Status> {

@@ -311,6 +311,24 @@ async fn a_sidecar_whose_pod_is_forgotten_loses_its_stream_and_holds_up_nobody()
     assert!(running.clients.is_empty());
 }
 
+#[tokio::test]
+async fn a_gateway_is_served_by_accounts_of_its_own_namespace() {
+    let running = start().await;
+    running.fixture.put(routes("a"));
+    let open = |namespace: &str| {
+        let mut ads = AdsClient::new(&NodeInfo::gateway(namespace, "public", "test"));
+        ads.subscribe(ResourceType::Route, "a");
+        Proxy::open(running.address, ads, CART)
+    };
+    open("shop").await.unwrap().next().await.unwrap();
+    let refused = match open("edge").await {
+        Ok(mut proxy) => proxy.next().await.unwrap_err(),
+        Err(status) => status,
+    };
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("edge/public"), "{refused}");
+}
+
 #[test]
 fn a_foreign_client_follows_the_labels_of_its_pod() {
     let fixture = Fixture {
