@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tasuki_runtime::open_files;
 use tokio::sync::Notify;
 
 /// File descriptors that the process keeps for itself.
@@ -39,7 +39,7 @@ impl Connections {
     /// What one of `workers` may hold, by the process's limit of open files: three quarters of them. Raw bytes need
     /// another one each to their upstream, HTTP shares its upstream connections.
     pub fn per_worker(workers: usize) -> Self {
-        let files = raise_file_limit().saturating_sub(RESERVED) / 4 * 3;
+        let files = open_files::raise_limit().saturating_sub(RESERVED) / 4 * 3;
         let share = files.min(MOST) / u64::try_from(workers.max(1)).unwrap_or(1);
         Self::new(usize::try_from(share).unwrap_or(usize::MAX))
     }
@@ -66,15 +66,6 @@ impl Drop for Open {
         let connections = &self.connections;
         connections.open.set(connections.open.get() - 1);
         connections.freed.notify_one();
-    }
-}
-
-/// Raises the soft limit of open files to the hard one and says what it is now.
-pub fn raise_file_limit() -> u64 {
-    match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
-        Ok((soft, _)) => soft,
-        Err(_) => 1024,
     }
 }
 

@@ -1,11 +1,12 @@
-//! Process plumbing that every binary needs: logging, metrics exposition, the admin HTTP server, signals, back-off
-//! and the parsing of durations. Nothing here knows what a mesh is.
+//! Process plumbing that every binary needs: logging, metrics exposition, the admin HTTP server, signals, back-off,
+//! the limit of open files and the parsing of durations. Nothing here knows what a mesh is.
 
 pub mod admin;
 pub mod backoff;
 pub mod duration;
 pub mod logging;
 pub mod metrics;
+pub mod open_files;
 pub mod signals;
 
 pub use backoff::Backoff;
