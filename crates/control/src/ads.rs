@@ -17,11 +17,14 @@ pub use service::AdsService;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tasuki_identity::{PeerCertificate, SpiffeId};
 pub use tasuki_xds::codec::{Dialect, Encoded};
 pub use tasuki_xds::server::View;
 use tokio::sync::watch;
+
+use crate::limits::Standing;
 
 /// Where resources come from: the snapshot side of the control plane.
 pub trait Catalog: Send + Sync + 'static {
@@ -67,6 +70,8 @@ pub struct ConnectionFacts {
     pub peer: Option<PeerCertificate>,
     /// The client's address.
     pub remote: Option<SocketAddr>,
+    /// What the connection has done so far.
+    pub standing: Arc<Standing>,
 }
 
 impl Presented {

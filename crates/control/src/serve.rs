@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use tasuki_identity::TrustDomain;
 use tasuki_identity::proto::IstioCertificateServiceServer;
 use tasuki_runtime::signals::Termination;
-use tasuki_runtime::{admin, metrics};
+use tasuki_runtime::{admin, metrics, open_files};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,12 +16,14 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::ads::{AdsService, Authenticator, Catalog, Clients};
+use crate::auth::incoming::Gate;
 use crate::auth::{StateDirAuthenticator, incoming};
 use crate::ca::rotation::Driver;
 use crate::ca::server_tls::ServerTls;
 use crate::ca::{Authority, CertificateService};
 use crate::catalog::Published;
 use crate::debug::{self, Metrics};
+use crate::limits::{self, Bound, Refused, StreamLimits};
 use crate::mesh::{Mesh, MeshSettings};
 use crate::settings::Settings;
 use crate::source::Objects;
@@ -36,6 +38,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A dead peer's stream is noticed after this.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls at a time on one connection: more than its ADS streams, so that those beyond them are told, and certificates besides.
+const CALLS: u32 = 64;
+/// Files that are not connections: resources that are read, the state dir, the admin port.
+const OTHER_FILES: u64 = 128;
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -150,6 +156,17 @@ impl Complaints {
     }
 }
 
+/// The connections of one of the two ports, given how many files the process may have open.
+fn connections(files: u64) -> Bound {
+    let half = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
+    let all = half.clamp(1, limits::CONNECTIONS);
+    Bound {
+        all,
+        // Nobody takes more than half, however few there are.
+        each_peer: limits::PEER_CONNECTIONS.min(all.div_ceil(2)),
+    }
+}
+
 /// All ports, bound.
 struct Servers {
     plain: TcpListener,
@@ -158,6 +175,7 @@ struct Servers {
     routes: admin::Routes,
     server_tls: ServerTls,
     ads: Arc<AdsService>,
+    refused: Refused,
     ca: IstioCertificateServiceServer<CertificateService>,
 }
 
@@ -193,6 +211,8 @@ impl Servers {
             catalog.clone(),
             registry,
         )?;
+        let refused = Refused::new(registry)?;
+        let streams = StreamLimits::new(refused.clone());
         let bind = |flag: &'static str, address| async move {
             TcpListener::bind(address)
                 .await
@@ -204,7 +224,8 @@ impl Servers {
             admin: bind("--admin", settings.admin).await?,
             routes: debug::routes(published, &clients, registry)?,
             server_tls: ServerTls::new(authority.clone(), &names)?,
-            ads: Arc::new(AdsService::new(catalog, authenticator, clients)),
+            ads: Arc::new(AdsService::new(catalog, authenticator, clients, streams)),
+            refused,
             ca: ca.into_server(),
         };
         // Who starts this with port 0 reads here what it became.
@@ -224,19 +245,26 @@ impl Servers {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         let config = self.server_tls.config();
+        let bound = connections(open_files::raise_limit());
+        let gate = || Gate::new(bound, self.refused.clone());
+        let (plain, tls) = (
+            incoming::plaintext(self.plain, gate()),
+            incoming::tls(self.tls, gate(), config),
+        );
         tokio::spawn(self.server_tls.keep_fresh());
         let router = |ads: &Arc<AdsService>,
                       ca: &IstioCertificateServiceServer<CertificateService>| {
             Server::builder()
                 .http2_keepalive_interval(Some(KEEPALIVE))
                 .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+                .max_concurrent_streams(CALLS)
                 .add_service(ads.clone().into_server())
                 .add_service(ca.clone())
         };
-        let plain = router(&self.ads, &self.ca)
-            .serve_with_incoming_shutdown(incoming::plaintext(self.plain), until(stopped.clone()));
-        let tls = router(&self.ads, &self.ca)
-            .serve_with_incoming_shutdown(incoming::tls(self.tls, config), until(stopped.clone()));
+        let plain =
+            router(&self.ads, &self.ca).serve_with_incoming_shutdown(plain, until(stopped.clone()));
+        let tls =
+            router(&self.ads, &self.ca).serve_with_incoming_shutdown(tls, until(stopped.clone()));
         let admin = admin::serve(self.admin, self.routes, until(stopped));
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(async move {

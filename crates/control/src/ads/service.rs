@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::stream::{Protocol, serve};
 use super::{Authenticator, Catalog, Clients, Presented};
+use crate::limits::StreamLimits;
 
 /// Largest request: 4,096 names of 512 bytes with their versions fit.
 const MAX_REQUEST: usize = 4 << 20;
@@ -22,6 +23,7 @@ pub struct AdsService {
     pub(super) catalog: Arc<dyn Catalog>,
     pub(super) authenticator: Arc<dyn Authenticator>,
     pub(super) clients: Arc<Clients>,
+    limits: StreamLimits,
 }
 
 impl AdsService {
@@ -30,11 +32,13 @@ impl AdsService {
         catalog: Arc<dyn Catalog>,
         authenticator: Arc<dyn Authenticator>,
         clients: Arc<Clients>,
+        limits: StreamLimits,
     ) -> Self {
         Self {
             catalog,
             authenticator,
             clients,
+            limits,
         }
     }
 
@@ -52,11 +56,18 @@ impl AdsService {
         request: Request<Streaming<P::Request>>,
     ) -> Result<Response<Responses<P::Response>>, Status> {
         let presented = Presented::of(&request);
+        let connection = &presented.connection;
+        let peer = connection.remote.map(|remote| remote.ip());
+        let mut place = self.limits.open(&connection.standing, peer)?;
         let identity = self.authenticator.authenticate(&presented).await?;
+        if identity.is_none() {
+            self.limits.stranger(&mut place, peer)?;
+        }
         // One outstanding response per type is all that a session sends, so this is never full for long.
         let (responses, receiver) = tokio::sync::mpsc::channel(8);
         let (catalog, clients) = (self.catalog.clone(), self.clients.clone());
         tokio::spawn(async move {
+            let _place = place;
             let served = serve::<P>(
                 catalog,
                 clients,

@@ -114,6 +114,7 @@ pub(super) async fn serve<P: Protocol>(
     // Subscribed before the first view, so that no change is missed in between.
     let changes = catalog.changes();
     let client = Client::identify(&node, identity, &presented, catalog.as_ref())?;
+    presented.connection.standing.prove();
     let remote = presented.connection.remote.map(|remote| remote.to_string());
     info!(
         node = client.node_id,

@@ -14,9 +14,12 @@ use tasuki_xds::proto::{
 use tasuki_xds::server::View;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Status, Streaming};
+
+use crate::auth::incoming::{self, Gate};
+use crate::limits::{Bound, CONNECTION_STREAMS, Refused, StreamLimits};
 
 use super::{AdsService, Authenticator, Catalog, Client, Clients, NsName, PodFacts, Presented};
 
@@ -96,6 +99,7 @@ struct Running {
     fixture: Arc<Fixture>,
     clients: Arc<Clients>,
     address: SocketAddr,
+    refused: Refused,
 }
 
 async fn start() -> Running {
@@ -114,22 +118,30 @@ async fn start() -> Running {
     };
     fixture.pods.lock().unwrap().insert(pod, facts);
     let clients = Arc::new(Clients::new());
+    let refused = Refused::new(&prometheus::Registry::new()).unwrap();
     let service = Arc::new(AdsService::new(
         fixture.clone(),
         Arc::new(Trusting),
         clients.clone(),
+        StreamLimits::new(refused.clone()),
     ));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let bound = Bound {
+        all: 100,
+        each_peer: 100,
+    };
+    let gate = Gate::new(bound, refused.clone());
     tokio::spawn(
         Server::builder()
             .add_service(service.into_server())
-            .serve_with_incoming(TcpListenerStream::new(listener)),
+            .serve_with_incoming(incoming::plaintext(listener, gate)),
     );
     Running {
         fixture,
         clients,
         address,
+        refused,
     }
 }
 
@@ -431,6 +443,39 @@ async fn a_foreign_gateway_speaks_state_of_the_world_without_a_token() {
         ("envoy", "edge", "sotw")
     );
     assert_eq!(listed.identity, None);
+}
+
+#[tokio::test]
+async fn streams_over_the_bound_are_told_so() {
+    let running = start().await;
+    running.fixture.put(routes("a"));
+    let mut client = connect(running.address).await;
+    let mut open = Vec::new();
+    let refused = loop {
+        let (requests, receiver) = mpsc::channel(4);
+        let request = DeltaDiscoveryRequest {
+            node: Some(Node {
+                id: "router~10.0.0.9~gw-0.edge~edge.svc.cluster.local".to_owned(),
+                user_agent_name: "envoy".to_owned(),
+                ..Node::default()
+            }),
+            type_url: ResourceType::Route.type_url().to_owned(),
+            resource_names_subscribe: vec!["a".to_owned()],
+            ..DeltaDiscoveryRequest::default()
+        };
+        requests.send(request).await.unwrap();
+        let stream = ReceiverStream::new(receiver);
+        match client.delta_aggregated_resources(stream).await {
+            Ok(responses) => open.push((requests, responses.into_inner())),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(open.len(), CONNECTION_STREAMS);
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(running.refused.get("connection_streams"), 1);
+    for (_, responses) in &mut open {
+        assert!(responses.message().await.unwrap().is_some());
+    }
 }
 
 #[tokio::test]

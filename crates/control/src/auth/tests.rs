@@ -53,7 +53,7 @@ impl Fixture {
         let connection = ConnectionFacts {
             tls,
             peer,
-            remote: None,
+            ..ConnectionFacts::default()
         };
         self.authenticator
             .decide(&Presented { bearer, connection })

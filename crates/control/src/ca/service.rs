@@ -79,6 +79,7 @@ impl CertificateService {
     ) -> Result<IstioCertificateResponse, Status> {
         let id = self.authenticator.authenticate(presented).await?;
         let id = id.ok_or_else(|| Status::unauthenticated("a certificate needs a token"))?;
+        presented.connection.standing.prove();
         self.check_pod(&id, request)?;
         self.check_limit(&id)?;
         let asked = validity(request.validity_duration)?;

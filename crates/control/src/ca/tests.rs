@@ -16,8 +16,10 @@ use tonic::{Code, Request, Status};
 
 use super::*;
 use crate::ads::NsName;
+use crate::auth::incoming::Gate;
 use crate::auth::{StateDirAuthenticator, incoming};
 use crate::ca::server_tls::ServerTls;
+use crate::limits::{Bound, Refused};
 
 const TTL: Duration = Duration::from_secs(600);
 
@@ -69,13 +71,18 @@ impl ControlPlane {
         let (plaintext, tls) = (plain.local_addr().unwrap(), secure.local_addr().unwrap());
         let server_tls =
             ServerTls::new(authority.clone(), &["control.example".to_owned()]).unwrap();
-        let secure = incoming::tls(secure, server_tls.config());
+        let bound = Bound {
+            all: 100,
+            each_peer: 100,
+        };
+        let gate = Gate::new(bound, Refused::new(&registry).unwrap());
+        let secure = incoming::tls(secure, gate.clone(), server_tls.config());
         tokio::spawn(server_tls.keep_fresh());
         let router = Server::builder().add_service(service(&authority, &registry).into_server());
         tokio::spawn(router.serve_with_incoming(secure));
         let router =
             Server::builder().add_service(service(&authority, &Registry::new()).into_server());
-        tokio::spawn(router.serve_with_incoming(incoming::plaintext(plain)));
+        tokio::spawn(router.serve_with_incoming(incoming::plaintext(plain, gate)));
         Self {
             dir,
             authority,
