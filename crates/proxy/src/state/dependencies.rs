@@ -2,18 +2,22 @@
 //!
 //! A *root* is a Listener that somebody uses. It needs its routes, they need their clusters, and those need their
 //! endpoints. A root whose needs are all met, declared absent, or 15 s overdue is *ready* and may be compiled; until then
-//! what was compiled before keeps serving. Pure: events and the time go in, names to subscribe to come out.
+//! what was compiled before keeps serving. Pure: events and the time go in, names to subscribe to come out. An event
+//! touches the roots that need its resource, and only those are looked at again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tasuki_xds::model::cluster::Discovery;
-use tasuki_xds::model::listener::{Filter, HttpConnection, RouteSource};
-use tasuki_xds::model::route::RouteAction;
 use tasuki_xds::model::{ClusterLoadAssignment, Listener, ResourceType, RouteConfiguration};
 use tokio::time::Instant;
 
+mod needs;
+mod parts;
+
+use self::needs::Needs;
+pub use self::parts::{Parts, https_of, inline_routes};
+use self::parts::{cluster_names, endpoints_of, rds_names};
 use crate::cluster::Cluster;
 
 /// A resource that has not come after this long does not exist (gRFC A57).
@@ -34,11 +38,16 @@ pub struct Dependencies {
     listeners: HashMap<String, Arc<Listener>>,
     routes: HashMap<String, Arc<RouteConfiguration>>,
     clusters: HashMap<String, Arc<Cluster>>,
+    /// The clusters that take their endpoints from an assignment, by its name.
+    fed: HashMap<String, BTreeSet<String>>,
     endpoints: HashMap<String, Arc<ClusterLoadAssignment>>,
     /// Declared absent, overdue, or refused without an older form.
     absent: HashSet<Key>,
     /// Asked for and not yet answered; since when the stream has been open for it.
     waiting: HashMap<Key, Instant>,
+    needs: Needs,
+    /// Roots that something has happened to since they were settled.
+    touched: BTreeSet<String>,
     /// Listeners come by the wildcard (gateways): they are never asked for by name.
     all_listeners: bool,
 }
@@ -48,16 +57,6 @@ pub struct Dependencies {
 struct Root {
     /// What it is compiled from at this moment; `None` before the first time.
     applied: Option<Parts>,
-}
-
-/// All parts of one root, as they were when it was ready.
-#[derive(Clone)]
-pub struct Parts {
-    pub listener: Arc<Listener>,
-    /// Every route table that it fetches by name; `None` for absent ones.
-    pub routes: HashMap<String, Option<Arc<RouteConfiguration>>>,
-    /// Every cluster it names; `None` for absent ones.
-    pub clusters: HashMap<String, Option<Arc<Cluster>>>,
 }
 
 /// What [`Dependencies::settle`] found out.
@@ -86,27 +85,31 @@ impl Dependencies {
             return false;
         }
         self.roots.insert(name.to_owned(), Root::default());
+        self.touched.insert(name.to_owned());
         true
     }
 
     /// Nobody uses the Listener any more.
     pub fn remove_root(&mut self, name: &str) {
         self.roots.remove(name);
-        self.listeners.remove(name);
-        self.absent
-            .remove(&(ResourceType::Listener, name.to_owned()));
+        self.needs.set(name, BTreeSet::new());
+        if self.all_listeners {
+            // Nobody unsubscribes from it, which is when others are forgotten.
+            self.forget(&(ResourceType::Listener, name.to_owned()));
+        }
     }
 
     pub fn has_root(&self, name: &str) -> bool {
         self.roots.contains_key(name)
     }
 
-    pub fn roots(&self) -> impl Iterator<Item = &str> {
-        self.roots.keys().map(String::as_str)
-    }
-
     pub fn root_count(&self) -> usize {
         self.roots.len()
+    }
+
+    /// Names of all types that are subscribed to.
+    pub fn subscriptions(&self) -> usize {
+        self.needs.len()
     }
 
     /// Whether the root was compiled once.
@@ -124,13 +127,12 @@ impl Dependencies {
         &self.clusters
     }
 
-    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
-        self.listeners.get(name)
-    }
-
     /// A Listener has arrived.
     pub fn put_listener(&mut self, listener: Listener) {
         self.arrived(ResourceType::Listener, &listener.name);
+        if self.roots.contains_key(&listener.name) {
+            self.touched.insert(listener.name.clone());
+        }
         self.listeners
             .insert(listener.name.clone(), Arc::new(listener));
     }
@@ -138,19 +140,26 @@ impl Dependencies {
     /// A RouteConfiguration has arrived.
     pub fn put_routes(&mut self, routes: RouteConfiguration) {
         self.arrived(ResourceType::Route, &routes.name);
+        self.touch(ResourceType::Route, &routes.name);
         self.routes.insert(routes.name.clone(), Arc::new(routes));
     }
 
     /// A Cluster has arrived. Its endpoints, load and ejections go on if it was there before.
     pub fn put_cluster(&mut self, model: &tasuki_xds::model::Cluster) {
         self.arrived(ResourceType::Cluster, &model.name);
+        self.touch(ResourceType::Cluster, &model.name);
         let cluster = match self.clusters.get(&model.name) {
             Some(old) if old.config == *model => return,
             Some(old) => old.updated(model),
             None => Cluster::new(model),
         };
-        if let Some(assignment) = endpoints_of(model).and_then(|name| self.endpoints.get(name)) {
-            cluster.update(assignment);
+        self.drop_cluster(&model.name);
+        if let Some(assignment) = endpoints_of(model) {
+            if let Some(endpoints) = self.endpoints.get(assignment) {
+                cluster.update(endpoints);
+            }
+            let fed = self.fed.entry(assignment.to_owned()).or_default();
+            fed.insert(model.name.clone());
         }
         self.clusters.insert(model.name.clone(), Arc::new(cluster));
     }
@@ -158,11 +167,13 @@ impl Dependencies {
     /// Endpoints have arrived. This is the fast path: clusters take them over at once and no root is compiled. True if
     /// somebody may have waited for them.
     pub fn put_endpoints(&mut self, assignment: ClusterLoadAssignment) -> bool {
-        let waited = self.arrived(ResourceType::Endpoint, &assignment.cluster);
-        for cluster in self.clusters.values() {
-            if endpoints_of(&cluster.config) == Some(&assignment.cluster) {
-                cluster.update(&assignment);
-            }
+        let waited = self.arrived(ResourceType::Endpoint, &assignment.cluster)
+            || !self.endpoints.contains_key(&assignment.cluster);
+        if waited {
+            self.touch(ResourceType::Endpoint, &assignment.cluster);
+        }
+        for cluster in self.fed_by(&assignment.cluster) {
+            cluster.update(&assignment);
         }
         self.endpoints
             .insert(assignment.cluster.clone(), Arc::new(assignment));
@@ -172,12 +183,19 @@ impl Dependencies {
     /// The control plane says that there is no such resource, or refused what it sent without an older form here.
     pub fn declare_absent(&mut self, ty: ResourceType, name: &str) {
         match ty {
-            ResourceType::Listener => drop(self.listeners.remove(name)),
+            ResourceType::Listener => {
+                self.listeners.remove(name);
+                // What it needed may go; the root itself stays until it is removed.
+                if let Some(root) = self.roots.get_mut(name) {
+                    root.applied = None;
+                }
+            }
             ResourceType::Route => drop(self.routes.remove(name)),
-            ResourceType::Cluster => drop(self.clusters.remove(name)),
+            ResourceType::Cluster => self.drop_cluster(name),
             ResourceType::Endpoint => self.no_endpoints(name, true),
             ResourceType::TrustBundle | ResourceType::Secret => return,
         }
+        self.touch(ty, name);
         self.waiting.remove(&(ty, name.to_owned()));
         self.absent.insert((ty, name.to_owned()));
     }
@@ -196,6 +214,14 @@ impl Dependencies {
     /// The stream is open: the time of everything unanswered begins now.
     pub fn connected(&mut self, now: Instant) {
         self.waiting.values_mut().for_each(|since| *since = now);
+    }
+
+    /// A root that is absent is asked for anew on this stream, so what was said before no longer counts.
+    pub fn ask_again(&mut self, name: &str, now: Instant) {
+        let key = (ResourceType::Listener, name.to_owned());
+        if self.absent.remove(&key) {
+            self.waiting.insert(key, now);
+        }
     }
 
     /// When the next resource is overdue.
@@ -222,6 +248,7 @@ impl Dependencies {
                 "did not arrive within 15 s"
             );
             self.waiting.remove(&(ty, name.clone()));
+            self.touch(ty, &name);
             match ty {
                 // An overdue answer is not a removal: what is held stays.
                 ResourceType::Endpoint => self.no_endpoints(&name, false),
@@ -233,39 +260,36 @@ impl Dependencies {
         listeners
     }
 
-    /// Finds the roots that are ready and differ from what was compiled, takes their parts as applied, and compares what is
-    /// needed with what is subscribed to. `subscribed` must not contain wildcards.
-    pub fn settle(&mut self, now: Instant, subscribed: &BTreeSet<Key>) -> Settled {
+    /// Finds the roots that are ready and differ from what was compiled, takes their parts as applied, and says what is
+    /// needed since the last time and what no longer is.
+    pub fn settle(&mut self, now: Instant) -> Settled {
         let mut settled = Settled::default();
-        let names: Vec<String> = self.roots.keys().cloned().collect();
-        for name in names {
-            let Some(parts) = self.ready_parts(&name) else {
+        for name in std::mem::take(&mut self.touched) {
+            if !self.roots.contains_key(&name) {
                 continue;
-            };
-            let Some(root) = self.roots.get_mut(&name) else {
-                continue;
-            };
-            if root
-                .applied
-                .as_ref()
-                .is_none_or(|applied| !applied.same(&parts))
+            }
+            let parts = self.ready_parts(&name);
+            if let (Some(parts), Some(root)) = (parts, self.roots.get_mut(&name))
+                && root.applied.as_ref().is_none_or(|old| !old.same(&parts))
             {
                 root.applied = Some(parts.clone());
-                settled.ready.push((name, parts));
+                settled.ready.push((name.clone(), parts));
             }
+            let needs = self.needs_of_root(&name);
+            self.needs.set(&name, needs);
         }
-        let needed = self.needed();
-        for key in needed.difference(subscribed) {
+        let (subscribe, unsubscribe) = self.needs.turns();
+        for key in &subscribe {
             if !self.holds(key.0, &key.1) {
                 self.absent.remove(key);
                 self.waiting.insert(key.clone(), now);
             }
-            settled.subscribe.push(key.clone());
         }
-        for key in subscribed.difference(&needed) {
+        for key in &unsubscribe {
             self.forget(key);
-            settled.unsubscribe.push(key.clone());
         }
+        settled.subscribe = subscribe;
+        settled.unsubscribe = unsubscribe;
         settled
     }
 
@@ -304,41 +328,39 @@ impl Dependencies {
         })
     }
 
-    /// What the roots need, both as they are compiled and as they will be.
-    fn needed(&self) -> BTreeSet<Key> {
-        let mut needed = BTreeSet::new();
-        for (name, root) in &self.roots {
-            if !self.all_listeners {
-                needed.insert((ResourceType::Listener, name.clone()));
-            }
-            if let Some(applied) = &root.applied {
-                self.needs_of(
-                    &applied.listener,
-                    applied.routes.values().flatten(),
-                    &mut needed,
-                );
-            }
-            if let Some(listener) = self.listeners.get(name) {
-                let routes = rds_names(listener).filter_map(|rds| self.routes.get(rds));
-                self.needs_of(listener, routes, &mut needed);
-            }
+    /// What a root needs, both as it is compiled and as it will be.
+    fn needs_of_root(&self, name: &str) -> BTreeSet<Key> {
+        let mut needs = BTreeSet::new();
+        let Some(root) = self.roots.get(name) else {
+            return needs;
+        };
+        if !self.all_listeners {
+            needs.insert((ResourceType::Listener, name.to_owned()));
         }
-        needed
+        if let Some(applied) = &root.applied {
+            let routes = applied.routes.values().flatten();
+            self.needs_of(&applied.listener, routes, &mut needs);
+        }
+        if let Some(listener) = self.listeners.get(name) {
+            let routes = rds_names(listener).filter_map(|rds| self.routes.get(rds));
+            self.needs_of(listener, routes, &mut needs);
+        }
+        needs
     }
 
     fn needs_of<'a>(
         &self,
         listener: &'a Listener,
         routes: impl Iterator<Item = &'a Arc<RouteConfiguration>>,
-        needed: &mut BTreeSet<Key>,
+        needs: &mut BTreeSet<Key>,
     ) {
-        needed.extend(rds_names(listener).map(|name| (ResourceType::Route, name.to_owned())));
+        needs.extend(rds_names(listener).map(|name| (ResourceType::Route, name.to_owned())));
         for name in cluster_names(listener, routes) {
             let cluster = self.clusters.get(name);
             if let Some(assignment) = cluster.and_then(|cluster| endpoints_of(&cluster.config)) {
-                needed.insert((ResourceType::Endpoint, assignment.to_owned()));
+                needs.insert((ResourceType::Endpoint, assignment.to_owned()));
             }
-            needed.insert((ResourceType::Cluster, name.to_owned()));
+            needs.insert((ResourceType::Cluster, name.to_owned()));
         }
     }
 
@@ -346,7 +368,7 @@ impl Dependencies {
         match key.0 {
             ResourceType::Listener => drop(self.listeners.remove(&key.1)),
             ResourceType::Route => drop(self.routes.remove(&key.1)),
-            ResourceType::Cluster => drop(self.clusters.remove(&key.1)),
+            ResourceType::Cluster => self.drop_cluster(&key.1),
             ResourceType::Endpoint => drop(self.endpoints.remove(&key.1)),
             ResourceType::TrustBundle | ResourceType::Secret => {}
         }
@@ -361,12 +383,34 @@ impl Dependencies {
         self.absent.remove(&key) || waited
     }
 
+    /// Roots that need the resource are looked at again.
+    fn touch(&mut self, ty: ResourceType, name: &str) {
+        let key = (ty, name.to_owned());
+        self.touched.extend(self.needs.roots_of(&key).cloned());
+    }
+
+    fn fed_by(&self, assignment: &str) -> impl Iterator<Item = &Arc<Cluster>> {
+        let names = self.fed.get(assignment).into_iter().flatten();
+        names.filter_map(|name| self.clusters.get(name))
+    }
+
+    fn drop_cluster(&mut self, name: &str) {
+        let Some(cluster) = self.clusters.remove(name) else {
+            return;
+        };
+        let Some(assignment) = endpoints_of(&cluster.config) else {
+            return;
+        };
+        if let Some(fed) = self.fed.get_mut(assignment) {
+            fed.remove(name);
+            if fed.is_empty() {
+                self.fed.remove(assignment);
+            }
+        }
+    }
+
     fn no_endpoints(&mut self, name: &str, removed: bool) {
-        for cluster in self
-            .clusters
-            .values()
-            .filter(|c| endpoints_of(&c.config) == Some(name))
-        {
+        for cluster in self.fed_by(name) {
             if removed {
                 let empty = ClusterLoadAssignment {
                     cluster: name.to_owned(),
@@ -380,113 +424,6 @@ impl Dependencies {
             self.endpoints.remove(name);
         }
     }
-}
-
-impl Parts {
-    /// Whether the other parts are the very same values.
-    fn same(&self, other: &Parts) -> bool {
-        let same_cluster = |a: &Option<Arc<Cluster>>, b: &Option<Arc<Cluster>>| match (a, b) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            _ => false,
-        };
-        let same_routes =
-            |a: &Option<Arc<RouteConfiguration>>, b: &Option<Arc<RouteConfiguration>>| match (a, b)
-            {
-                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                (None, None) => true,
-                _ => false,
-            };
-        Arc::ptr_eq(&self.listener, &other.listener)
-            && self.routes.len() == other.routes.len()
-            && self
-                .routes
-                .iter()
-                .all(|(name, a)| other.routes.get(name).is_some_and(|b| same_routes(a, b)))
-            && self.clusters.len() == other.clusters.len()
-            && self
-                .clusters
-                .iter()
-                .all(|(name, a)| other.clusters.get(name).is_some_and(|b| same_cluster(a, b)))
-    }
-
-    /// The cluster of that name, if it exists.
-    pub fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
-        self.clusters.get(name).cloned().flatten()
-    }
-
-    /// The route table that the Listener's first HTTP side fetches by name.
-    pub fn routes(&self) -> Option<Arc<RouteConfiguration>> {
-        match &https_of(&self.listener).next()?.routes {
-            RouteSource::Inline(_) => None,
-            RouteSource::Rds(name) => self.routes.get(name)?.clone(),
-        }
-    }
-}
-
-/// The route table that the Listener's first HTTP side brings along.
-pub fn inline_routes(listener: &Listener) -> Option<&RouteConfiguration> {
-    match &https_of(listener).next()?.routes {
-        RouteSource::Inline(routes) => Some(routes),
-        RouteSource::Rds(_) => None,
-    }
-}
-
-/// Every place where a Listener handles HTTP.
-pub fn https_of(listener: &Listener) -> impl Iterator<Item = &HttpConnection> {
-    let chains = listener.chains.iter().chain(&listener.default_chain);
-    listener
-        .api
-        .iter()
-        .chain(chains.filter_map(|chain| match &chain.filter {
-            Filter::Http(http) => Some(http),
-            Filter::Tcp(_) => None,
-        }))
-}
-
-fn rds_names(listener: &Listener) -> impl Iterator<Item = &str> {
-    https_of(listener).filter_map(|http| match &http.routes {
-        RouteSource::Rds(name) => Some(name.as_str()),
-        RouteSource::Inline(_) => None,
-    })
-}
-
-/// The name of the assignment that a cluster waits for.
-fn endpoints_of(cluster: &tasuki_xds::model::Cluster) -> Option<&str> {
-    match &cluster.discovery {
-        Discovery::Eds { service_name } => Some(service_name.as_deref().unwrap_or(&cluster.name)),
-        Discovery::Dns { .. } | Discovery::Static(_) | Discovery::OriginalDestination { .. } => {
-            None
-        }
-    }
-}
-
-/// Clusters that a Listener and its routes name.
-fn cluster_names<'a>(
-    listener: &'a Listener,
-    routes: impl Iterator<Item = &'a Arc<RouteConfiguration>>,
-) -> BTreeSet<&'a str> {
-    let mut names = BTreeSet::new();
-    for chain in listener.chains.iter().chain(&listener.default_chain) {
-        if let Filter::Tcp(tcp) = &chain.filter {
-            names.extend(tcp.clusters.iter().map(|cluster| cluster.name.as_str()));
-        }
-    }
-    let inline = https_of(listener).filter_map(|http| match &http.routes {
-        RouteSource::Inline(routes) => Some(routes),
-        RouteSource::Rds(_) => None,
-    });
-    for host in inline
-        .chain(routes.map(Arc::as_ref))
-        .flat_map(|table| &table.virtual_hosts)
-    {
-        for route in &host.routes {
-            if let RouteAction::Forward(forward) = &route.action {
-                names.extend(forward.clusters.iter().map(|cluster| cluster.name.as_str()));
-            }
-        }
-    }
-    names
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Lives on the control thread. Knows no sockets: `state/client.rs` moves the messages, so tests drive it by hand.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,6 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub struct Manager {
     ads: AdsClient,
     deps: Dependencies,
-    subscribed: BTreeSet<Key>,
     gateway_role: bool,
     connected: bool,
     next: Snapshot,
@@ -88,7 +87,6 @@ impl Manager {
             } else {
                 Dependencies::default()
             },
-            subscribed: BTreeSet::new(),
             gateway_role,
             connected: false,
             next: Snapshot {
@@ -471,13 +469,12 @@ impl Manager {
     /// Subscribes to what is needed, compiles what is ready, publishes, and answers those who wait.
     pub fn settle(&mut self, now: Instant) {
         loop {
-            let settled = self.deps.settle(now, &self.subscribed);
+            let settled = self.deps.settle(now);
             for (name, parts) in settled.ready {
                 self.compile(&name, &parts);
             }
             for key in settled.unsubscribe {
                 self.ads.unsubscribe(key.0, &key.1);
-                self.subscribed.remove(&key);
             }
             let mut restored = false;
             for key in settled.subscribe {
@@ -490,7 +487,6 @@ impl Manager {
                     restored |= kept.is_some_and(|kept| self.restore(&kept));
                 }
                 self.ads.subscribe(key.0, &key.1);
-                self.subscribed.insert(key);
             }
             if !restored {
                 break;
@@ -573,7 +569,9 @@ impl Manager {
     }
 
     fn publish(&mut self) {
-        self.metrics.subscriptions.set(self.subscribed.len() as i64);
+        self.metrics
+            .subscriptions
+            .set(self.deps.subscriptions() as i64);
         if !self.changed {
             return;
         }

@@ -1,8 +1,11 @@
-use tasuki_xds::model::cluster::{Balance, HttpProtocol, Limits};
+//! The dependency manager, driven as the control thread drives it.
+
+use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits};
 use tasuki_xds::model::endpoint::{Endpoint, Health, Locality, WorkloadRef};
-use tasuki_xds::model::listener::DeclaredProtocol;
+use tasuki_xds::model::listener::{DeclaredProtocol, HttpConnection, RouteSource};
 use tasuki_xds::model::route::{
-    Forward, HeaderMutations, PathMatch, Route, RouteMatch, VirtualHost, WeightedCluster,
+    Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteMatch, VirtualHost,
+    WeightedCluster,
 };
 
 use super::*;
@@ -26,11 +29,14 @@ impl Mesh {
     }
 
     fn settle(&mut self) -> Vec<String> {
-        let settled = self.deps.settle(self.now, &self.subscribed);
-        self.subscribed.extend(settled.subscribe);
-        settled.unsubscribe.iter().for_each(|key| {
-            self.subscribed.remove(key);
-        });
+        let settled = self.deps.settle(self.now);
+        for key in settled.subscribe {
+            assert!(self.subscribed.insert(key), "subscribed to twice");
+        }
+        for key in settled.unsubscribe {
+            assert!(self.subscribed.remove(&key), "was not subscribed to");
+        }
+        assert_eq!(self.subscribed.len(), self.deps.subscriptions());
         settled.ready.into_iter().map(|(name, _)| name).collect()
     }
 
@@ -235,4 +241,60 @@ fn everything_goes_with_its_root() {
     mesh.settle();
     assert!(mesh.subscribed.is_empty());
     assert!(mesh.deps.clusters().is_empty() && mesh.deps.next_deadline().is_none());
+}
+
+#[test]
+fn what_two_roots_share_stays_until_the_second_goes() {
+    let mut mesh = serving();
+    mesh.deps.add_root("cart.shop:80");
+    mesh.deps.put_listener(Listener {
+        name: "cart.shop:80".into(),
+        ..listener("cart")
+    });
+    // Everything that it needs is there already.
+    assert_eq!(mesh.settle(), ["cart.shop:80"]);
+    mesh.deps.put_routes(routes(&["a", "b"]));
+    mesh.settle();
+    mesh.deps.put_cluster(&cluster("b"));
+    mesh.settle();
+    mesh.deps.put_endpoints(endpoints("b", &[2]));
+    assert_eq!(mesh.settle(), ["cart.shop:80", "cart:80"]);
+    mesh.deps.remove_root("cart:80");
+    mesh.settle();
+    assert!(mesh.wants(ResourceType::Cluster, "a") && mesh.wants(ResourceType::Route, "cart"));
+    mesh.deps.remove_root("cart.shop:80");
+    mesh.settle();
+    assert!(mesh.subscribed.is_empty());
+}
+
+#[test]
+fn an_absent_root_lets_go_of_what_it_needed_and_comes_back_whole() {
+    let mut mesh = serving();
+    mesh.deps.declare_absent(ResourceType::Listener, "cart:80");
+    assert!(mesh.settle().is_empty());
+    assert!(!mesh.deps.is_applied("cart:80"));
+    assert_eq!(mesh.subscribed.len(), 1, "only the name itself");
+    mesh.deps.put_listener(listener("cart"));
+    mesh.settle();
+    mesh.deps.put_routes(routes(&["a"]));
+    mesh.settle();
+    mesh.deps.put_cluster(&cluster("a"));
+    mesh.settle();
+    assert!(mesh.deps.put_endpoints(endpoints("a", &[1])));
+    assert_eq!(mesh.settle(), ["cart:80"]);
+}
+
+#[test]
+fn a_change_touches_only_what_needs_it() {
+    let mut mesh = serving();
+    for index in 0..100 {
+        mesh.deps.add_root(&format!("other-{index}:80"));
+    }
+    mesh.settle();
+    assert!(mesh.deps.touched.is_empty());
+    mesh.deps.put_endpoints(endpoints("a", &[7]));
+    assert!(mesh.deps.touched.is_empty(), "no root for endpoints");
+    mesh.deps.put_routes(routes(&["a"]));
+    assert_eq!(mesh.deps.touched.len(), 1);
+    assert_eq!(mesh.settle(), ["cart:80"]);
 }
