@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -29,6 +30,8 @@ pub struct ControlPlane {
     tls: bool,
     ca: Option<PathBuf>,
     token: Option<PathBuf>,
+    /// The token file could not be read the last time, which has been said.
+    token_missing: Arc<AtomicBool>,
 }
 
 /// Why the control plane cannot be asked.
@@ -74,6 +77,7 @@ impl ControlPlane {
             tls,
             ca: settings.control_ca.clone(),
             token: settings.token_file.clone(),
+            token_missing: Arc::default(),
         })
     }
 
@@ -145,13 +149,18 @@ impl ControlPlane {
         }
     }
 
-    /// The token of this moment.
+    /// The token of this moment; `None` while there is none, and a certificate that is still valid has to do.
     pub fn token(&self) -> Option<String> {
         let file = self.token.as_ref()?;
         match std::fs::read_to_string(file) {
-            Ok(token) => Some(token.trim().to_owned()),
+            Ok(token) => {
+                self.token_missing.store(false, Ordering::Relaxed);
+                Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+            }
             Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "token could not be read");
+                if !self.token_missing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(file = %file.display(), %error, "token could not be read");
+                }
                 None
             }
         }
@@ -230,5 +239,38 @@ mod tests {
             Some(("shop".into(), "cart".into()))
         );
         assert_eq!(service_account("not a token"), None);
+    }
+
+    #[test]
+    fn the_token_is_what_the_file_says_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let control = ControlPlane {
+            host: "control".into(),
+            port: 15012,
+            tls: true,
+            ca: None,
+            token: Some(file.clone()),
+            token_missing: Arc::default(),
+        };
+        let authorization = || {
+            let mut request = tonic::Request::new(());
+            control.authorize(&mut request, None);
+            let metadata = request.metadata();
+            metadata
+                .get("authorization")
+                .map(|v| v.to_str().unwrap().to_owned())
+        };
+        assert_eq!(authorization(), None, "not there yet");
+        for (content, expected) in [
+            ("one\n", Some("Bearer one")),
+            ("two", Some("Bearer two")),
+            ("\n", None),
+        ] {
+            std::fs::write(&file, content).unwrap();
+            assert_eq!(authorization().as_deref(), expected);
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(authorization(), None, "gone");
     }
 }
