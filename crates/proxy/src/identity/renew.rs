@@ -90,51 +90,98 @@ pub struct Renewal<S, C> {
     pub metrics: Arc<Metrics>,
 }
 
+/// What has been logged, so that each thing is once.
+#[derive(Default)]
+struct Said {
+    reason: String,
+    expired: bool,
+}
+
+impl Said {
+    fn failure(
+        &mut self,
+        error: &anyhow::Error,
+        current: Option<&WorkloadCertificate>,
+        now: SystemTime,
+    ) {
+        let reason = format!("{error:#}");
+        if self.reason != reason {
+            tracing::warn!(reason, "no new certificate yet");
+            self.reason = reason;
+        }
+        let expired = current.is_some_and(|current| now >= current.not_after());
+        if expired && !self.expired {
+            tracing::error!(
+                reason = self.reason,
+                "the certificate has expired: no new mutual TLS connection can be made, open ones go on"
+            );
+        }
+        self.expired = expired;
+    }
+}
+
 impl<S: Signer, C: Fn() -> SystemTime> Renewal<S, C> {
     /// Runs until nobody takes certificates any more.
     pub async fn run(mut self) {
-        let mut current =
-            load(&self.state_dir).filter(|certificate| certificate.is_valid_at((self.clock)()));
+        let mut current = self.kept();
         if let Some(kept) = &current
             && self.certificates.send(kept.clone()).await.is_err()
         {
             return;
         }
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30), 0.5);
-        let mut said = String::new();
+        let mut said = Said::default();
         loop {
             if let Some(certificate) = &current {
-                let at = certificate.renew_at(rand::random_range(-1.0..=1.0));
-                self.sleep_until(at).await;
+                self.sleep_until_due(certificate).await;
             }
             match self.renew(current.as_ref()).await {
                 Ok(certificate) => {
-                    self.metrics
-                        .certificate_renewals
-                        .with_label_values(&["success"])
-                        .inc();
+                    self.count("success");
                     tracing::info!(id = %certificate.id(), "new certificate");
                     backoff.reset();
-                    said.clear();
-                    keep(&self.state_dir, &certificate);
+                    said = Said::default();
+                    self.keep(&certificate);
                     if self.certificates.send(certificate.clone()).await.is_err() {
                         return;
                     }
                     current = Some(certificate);
                 }
                 Err(error) => {
-                    self.metrics
-                        .certificate_renewals
-                        .with_label_values(&["failure"])
-                        .inc();
-                    let reason = format!("{error:#}");
-                    if said != reason {
-                        tracing::warn!(reason, "no new certificate yet");
-                        said = reason;
-                    }
+                    self.count("failure");
+                    said.failure(&error, current.as_ref(), (self.clock)());
                     tokio::time::sleep(self.patience(current.as_ref(), backoff.next_delay())).await;
                 }
             }
+        }
+    }
+
+    fn count(&self, outcome: &str) {
+        let renewals = &self.metrics.certificate_renewals;
+        renewals.with_label_values(&[outcome]).inc();
+    }
+
+    /// The certificate of an earlier run, if it can still be used.
+    fn kept(&self) -> Option<WorkloadCertificate> {
+        let kept = load(&self.state_dir)?;
+        if !kept.is_valid_at((self.clock)()) {
+            tracing::warn!(id = %kept.id(), "the kept certificate is not valid at this time");
+            return None;
+        }
+        // The state dir may have been another workload's.
+        if let Some((namespace, account)) = self.signer.account()
+            && (kept.id().namespace(), kept.id().service_account()) != (&namespace, &account)
+        {
+            tracing::warn!(id = %kept.id(), namespace, account, "the kept certificate is not of the token's account");
+            return None;
+        }
+        Some(kept)
+    }
+
+    fn keep(&self, certificate: &WorkloadCertificate) {
+        if let Err(error) = keep(&self.state_dir, certificate) {
+            self.metrics.state_write_failures.inc();
+            tracing::warn!(%error, "the certificate could not be kept; a restart needs the control plane");
         }
     }
 
@@ -147,15 +194,20 @@ impl<S: Signer, C: Fn() -> SystemTime> Renewal<S, C> {
         })
     }
 
-    async fn sleep_until(&self, at: SystemTime) {
-        while let Ok(rest) = at
-            .duration_since((self.clock)())
-            .map(|rest| rest.min(LONGEST_SLEEP))
-        {
+    /// Until the certificate is at half its life, by the wall clock or by time passed: a clock that was set back must not
+    /// put the renewal off.
+    async fn sleep_until_due(&self, certificate: &WorkloadCertificate) {
+        let at = certificate.renew_at(rand::random_range(-1.0..=1.0));
+        let start = tokio::time::Instant::now();
+        let by_clock = |at: SystemTime| at.duration_since((self.clock)()).unwrap_or_default();
+        let half_life = at.duration_since(certificate.not_before());
+        let longest = by_clock(at).min(half_life.unwrap_or_default());
+        loop {
+            let rest = by_clock(at).min(longest.saturating_sub(start.elapsed()));
             if rest.is_zero() {
                 return;
             }
-            tokio::time::sleep(rest).await;
+            tokio::time::sleep(rest.min(LONGEST_SLEEP)).await;
         }
     }
 
@@ -207,30 +259,30 @@ fn place(state_dir: &Path) -> PathBuf {
 }
 
 /// Chain and key in one file, so that they always belong together.
-fn keep(state_dir: &Path, certificate: &WorkloadCertificate) {
+fn keep(state_dir: &Path, certificate: &WorkloadCertificate) -> std::io::Result<()> {
     let text = format!(
         "{}\n{}",
         certificate.chain_pem().trim_end(),
         certificate.key_pem()
     );
-    if let Err(error) = write_secret(&place(state_dir), &text) {
-        tracing::warn!(%error, "the certificate could not be kept");
-    }
+    let place = place(state_dir);
+    let beside = place.with_extension("new");
+    write_secret(&beside, &text)
+        .and_then(|()| std::fs::rename(&beside, place))
+        .inspect_err(|_| drop(std::fs::remove_file(&beside)))
 }
 
 fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let beside = path.with_extension("new");
     // A leftover may have been made with another mode.
-    let _ = std::fs::remove_file(&beside);
+    let _ = std::fs::remove_file(path);
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&beside)?;
-    file.write_all(text.as_bytes())?;
-    std::fs::rename(beside, path)
+        .open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 fn load(state_dir: &Path) -> Option<WorkloadCertificate> {

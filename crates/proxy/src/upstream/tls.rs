@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -70,6 +71,7 @@ pub fn client(
         Security::Mesh(tls) => {
             let identity =
                 identity.ok_or_else(|| Error::TlsFailed("no workload certificate yet".into()))?;
+            not_expired(identity)?;
             let expected = expected(tls, endpoint, identity)?;
             let alpn = match purpose {
                 Use::Http1 | Use::Http2 => MESH_HTTP,
@@ -92,6 +94,19 @@ pub fn client(
             )))
         }
     }
+}
+
+/// No peer takes an expired certificate, and over TLS 1.3 it would say so only after the handshake: the request would be
+/// lost without a reason.
+fn not_expired(identity: &Identity) -> Result<(), Error> {
+    let end = identity.certificate.not_after();
+    if SystemTime::now() < end {
+        return Ok(());
+    }
+    let end = httpdate::fmt_http_date(end);
+    Err(Error::TlsFailed(format!(
+        "the workload certificate expired at {end}"
+    )))
 }
 
 /// What the server must prove to be: what the endpoint may be, else what the cluster says, else anybody of the domain.
@@ -141,7 +156,11 @@ fn other(
         return Err(missing());
     }
     let certificate = match &tls.certificate {
-        Some(_) => Some(&identity.ok_or_else(missing)?.certificate),
+        Some(_) => {
+            let identity = identity.ok_or_else(missing)?;
+            not_expired(identity)?;
+            Some(&identity.certificate)
+        }
         None => None,
     };
     let (roots, expected) = match &tls.trust {

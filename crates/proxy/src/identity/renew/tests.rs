@@ -1,3 +1,5 @@
+//! Renewal against an authority of the tests' own, in virtual time.
+
 use std::cell::{Cell, RefCell};
 use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
@@ -16,16 +18,31 @@ struct Authority {
     signed: Rc<Cell<u32>>,
 }
 
-/// The wall clock that follows tokio's.
-#[derive(Clone, Copy)]
+/// A wall clock that follows tokio's, and can be set. The authority has another.
+#[derive(Clone)]
 struct Clock {
-    wall: SystemTime,
+    wall: Rc<Cell<SystemTime>>,
     start: Instant,
 }
 
 impl Clock {
-    fn now(self) -> SystemTime {
-        self.wall + self.start.elapsed()
+    fn new() -> Clock {
+        Clock {
+            wall: Rc::new(Cell::new(SystemTime::now())),
+            start: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> SystemTime {
+        self.wall.get() + self.start.elapsed()
+    }
+
+    fn set_back(&self, time: Duration) {
+        self.wall.set(self.wall.get() - time);
+    }
+
+    fn set_forward(&self, time: Duration) {
+        self.wall.set(self.wall.get() + time);
     }
 }
 
@@ -63,11 +80,11 @@ struct Play {
 }
 
 fn play(ttl: Duration) -> (Play, impl Future<Output = ()>) {
-    let clock = Clock {
-        wall: SystemTime::now(),
-        start: Instant::now(),
-    };
-    let folder = tempfile::tempdir().unwrap();
+    play_in(tempfile::tempdir().unwrap(), ttl)
+}
+
+fn play_in(folder: tempfile::TempDir, ttl: Duration) -> (Play, impl Future<Output = ()>) {
+    let (clock, theirs) = (Clock::new(), Clock::new());
     let (refusals, signed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let domain = TrustDomain::new("cluster.local").unwrap();
     let ca =
@@ -77,13 +94,14 @@ fn play(ttl: Duration) -> (Play, impl Future<Output = ()>) {
     let signer = Authority {
         ca: RefCell::new(ca),
         ttl,
-        clock,
+        clock: theirs,
         refusals: Rc::clone(&refusals),
         signed: Rc::clone(&signed),
     };
+    let ours = clock.clone();
     let renewal = Renewal {
         signer,
-        clock: move || clock.now(),
+        clock: move || ours.now(),
         state_dir: folder.path().to_owned(),
         trust: roots,
         certificates,
@@ -150,4 +168,92 @@ async fn the_certificate_is_kept_for_its_owner_only() {
     );
     std::fs::write(&file, "-----BEGIN PRIVATE KEY-----\nnonsense").unwrap();
     assert!(load(play.folder.path()).is_none());
+}
+
+/// The next certificate, which must come within `time`.
+async fn next(play: &mut Play, time: Duration) -> WorkloadCertificate {
+    let next = tokio::time::timeout(time, play.received.recv());
+    next.await.expect("no certificate in time").unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_does_not_put_the_renewal_off() {
+    let hour = Duration::from_secs(3600);
+    let (mut play, run) = play(hour);
+    play.trust.send_replace(bundle());
+    let checks = async {
+        next(&mut play, hour).await;
+        play.clock.set_back(100 * hour);
+        next(&mut play, hour.mul_f64(0.6)).await;
+    };
+    tokio::select! { () = run => unreachable!(), () = checks => {} }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_forward_is_noticed_soon() {
+    let hour = Duration::from_secs(3600);
+    let (mut play, run) = play(hour);
+    play.trust.send_replace(bundle());
+    let checks = async {
+        next(&mut play, hour).await;
+        play.clock.set_forward(hour.mul_f64(0.7));
+        next(&mut play, LONGEST_SLEEP * 2).await;
+    };
+    tokio::select! { () = run => unreachable!(), () = checks => {} }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_ran_out_is_replaced_when_the_authority_is_back() {
+    let (mut play, run) = play(Duration::from_secs(10));
+    play.trust.send_replace(bundle());
+    let checks = async {
+        let lost = next(&mut play, Duration::from_secs(1)).await;
+        play.refusals.set(u32::MAX);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert!(play.clock.now() > lost.not_after());
+        let tried = u32::MAX - play.refusals.get();
+        // Every 30 s at the longest, and never all the time.
+        assert!((4..100).contains(&tried), "{tried} tries in 120 s");
+        play.refusals.set(0);
+        let back = next(&mut play, Duration::from_secs(31)).await;
+        assert!(play.clock.now() < back.not_after());
+    };
+    tokio::select! { () = run => unreachable!(), () = checks => {} }
+}
+
+/// The state dir of a workload that has got a certificate.
+async fn with_certificate(ttl: Duration) -> Play {
+    let (mut play, run) = play(ttl);
+    play.trust.send_replace(bundle());
+    let got = next(&mut play, Duration::from_secs(1));
+    tokio::select! { () = run => unreachable!(), _ = got => {} }
+    play
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_certificate_serves_until_it_has_expired() {
+    let day = Duration::from_secs(86_400);
+    for (age, is_used) in [(Duration::from_secs(1), true), (2 * day, false)] {
+        let Play { folder, .. } = with_certificate(day).await;
+        let (mut play, run) = play_in(folder, day);
+        play.clock.set_forward(age);
+        // Without roots nothing is signed: what comes is what was kept.
+        let got = tokio::time::timeout(Duration::from_secs(5), play.received.recv());
+        tokio::select! { () = run => unreachable!(), got = got => assert_eq!(got.is_ok(), is_used) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_dir_that_cannot_be_written_stops_no_renewal() {
+    let (mut play, run) = play(Duration::from_secs(10));
+    std::fs::create_dir_all(place(play.folder.path())).unwrap();
+    play.trust.send_replace(bundle());
+    let checks = async {
+        for _ in 0..3 {
+            next(&mut play, Duration::from_secs(10)).await;
+        }
+        let left = place(play.folder.path()).with_extension("new");
+        assert!(!left.exists(), "a key lies about");
+    };
+    tokio::select! { () = run => unreachable!(), () = checks => {} }
 }
