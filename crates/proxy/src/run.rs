@@ -31,7 +31,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Runs what the command line says; returns when the process may end.
 ///
 /// # Errors
-/// What stops a process from starting: ports in use, folders that cannot be written, flags that make no sense.
+/// What stops a process from starting: ports in use, flags that make no sense.
 pub fn run(line: CommandLine) -> anyhow::Result<()> {
     match line.command {
         Command::Sidecar(args) => serve(Settings::sidecar(args)),
@@ -43,8 +43,10 @@ pub fn run(line: CommandLine) -> anyhow::Result<()> {
 fn serve(settings: Settings) -> anyhow::Result<()> {
     logging::init(&settings.log, false)?;
     let settings = Arc::new(settings);
-    std::fs::create_dir_all(&settings.state_dir)
-        .with_context(|| format!("state dir {}", settings.state_dir.display()))?;
+    // Served without, too: what cannot be kept is told by whoever fails to keep it.
+    if let Err(error) = std::fs::create_dir_all(&settings.state_dir) {
+        tracing::warn!(folder = %settings.state_dir.display(), %error, "the state dir cannot be made");
+    }
     let metrics = Arc::new(Metrics::new()?);
     let (access_log, written) =
         AccessLog::stdout(settings.access_log, metrics.access_log_dropped.clone())?;

@@ -45,7 +45,7 @@ pub enum Lookup {
     Found(Arc<Outbound>),
     /// The control plane says that there is no such name, or too many are asked for: `Snapshot::passthrough` decides.
     Unknown,
-    /// The control plane is away and the name was never seen: 503 `NC`.
+    /// The control plane is away, or silent, and the name was never seen: 503 `NC`.
     Disconnected,
 }
 
@@ -60,7 +60,7 @@ pub struct State {
     snapshot: ArcSwap<Snapshot>,
     demands: mpsc::Sender<Demand>,
     negative: demand::NegativeCache,
-    /// Names that were asked for in vain while the control plane is away.
+    /// Names for which the control plane was waited for in vain, since it is away or silent.
     in_vain: demand::NegativeCache,
     connected: AtomicBool,
     changes: watch::Sender<u64>,
@@ -104,6 +104,9 @@ impl State {
 
     /// Only the control thread calls this.
     pub fn set_connected(&self, connected: bool) {
+        if connected {
+            self.in_vain.clear();
+        }
         self.connected.store(connected, Ordering::Release);
     }
 
@@ -144,6 +147,11 @@ impl State {
         &self.negative
     }
 
+    /// Names that the control plane was asked for and said nothing about.
+    pub fn in_vain(&self) -> &demand::NegativeCache {
+        &self.in_vain
+    }
+
     /// What to do with traffic for `name`, asking the control plane when this proxy has never heard of it.
     pub async fn outbound(&self, name: &ListenerName) -> Lookup {
         if let Some(found) = self.snapshot.load().outbound.get(name) {
@@ -153,9 +161,9 @@ impl State {
         if self.negative.contains(name, std::time::Instant::now()) {
             return Lookup::Unknown;
         }
-        // One wait for a name is enough: requests whose Host nobody knows would otherwise each take a second longer for
-        // as long as the control plane is away.
-        if !self.connected() && self.in_vain.contains(name, std::time::Instant::now()) {
+        // One wait for a name is enough: requests whose Host nobody knows would otherwise each take as long as the first,
+        // for as long as the control plane is away or silent.
+        if self.in_vain.contains(name, std::time::Instant::now()) {
             return self.disconnected();
         }
         self.ask(name).await
@@ -190,10 +198,10 @@ impl State {
                 self.in_vain.insert(name.clone(), std::time::Instant::now());
                 self.disconnected()
             }
+            // Nobody has said that there is no such name: a control plane that came and went, or says nothing, is away.
             Err(_) => match timeout_at(start + DEMAND_WAIT, answer).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => self.disconnected(),
-                Err(_) => Lookup::Unknown,
+                Ok(Err(_)) | Err(_) => self.disconnected(),
             },
         }
     }
@@ -219,6 +227,22 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_plane_that_comes_and_goes_has_not_said_that_a_name_is_unknown() {
+        let (state, _demands) = State::new(UnknownPolicy::Refuse);
+        let name = ListenerName::exact("nobody:80");
+        let flap = async {
+            for connected in [true, false].into_iter().cycle() {
+                state.set_connected(connected);
+                tokio::time::sleep(Duration::from_millis(700)).await;
+            }
+        };
+        tokio::select! {
+            found = state.outbound(&name) => assert!(matches!(found, Lookup::Disconnected)),
+            () = flap => unreachable!(),
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_unknown_name_is_waited_for_once_while_the_control_plane_is_away() {

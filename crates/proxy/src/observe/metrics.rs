@@ -72,6 +72,7 @@ pub struct Metrics {
     pub subscriptions: IntGauge,
     pub certificate_renewals: IntCounterVec,
     pub certificate_expiry: IntGauge,
+    pub state_write_failures: IntCounter,
     pub snapshot_generation: IntGauge,
     pub peers: Peers,
     own: ArcSwap<Own>,
@@ -175,7 +176,7 @@ impl Metrics {
             demands: counters(
                 r,
                 "tasuki_demands_total",
-                "Names asked for on demand, by outcome: found, unknown, limited, disconnected.",
+                "Names asked for on demand, by outcome: asked, joined, found, unknown, limited, disconnected.",
                 &["outcome"],
             )?,
             control_connected: gauge(
@@ -205,6 +206,11 @@ impl Metrics {
                 r,
                 "tasuki_certificate_expiry_timestamp_seconds",
                 "When the workload certificate expires.",
+            )?,
+            state_write_failures: counter(
+                r,
+                "tasuki_state_write_failures_total",
+                "Resources and certificates that could not be written to the state dir; each is tried again.",
             )?,
             snapshot_generation: gauge(
                 r,

@@ -68,7 +68,7 @@ fn happened(
             *pending = None;
         }
         Happened::Open => manager.on_connected(Instant::now()),
-        Happened::Response(response) => manager.on_response(*response),
+        Happened::Response(response) => manager.on_response(*response, Instant::now()),
         Happened::Closed => {
             *outgoing = None;
             *pending = None;

@@ -55,6 +55,11 @@ impl NegativeCache {
         }
     }
 
+    /// Forgets all.
+    pub fn clear(&self) {
+        *self.lock() = Negative::default();
+    }
+
     pub fn len(&self) -> usize {
         self.lock().until.len()
     }

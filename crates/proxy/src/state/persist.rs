@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -56,34 +57,27 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// Opens or makes `STATE/config`.
-    ///
-    /// # Errors
-    /// When the folder can neither be made nor read.
-    pub fn open(state_dir: &Path) -> io::Result<Shelf> {
+    /// Opens or makes `STATE/config`. Where that cannot be, the shelf is empty: a proxy serves without it, and a later
+    /// [`Shelf::put`] tries again.
+    pub fn open(state_dir: &Path) -> Shelf {
         let folder = state_dir.join("config");
-        fs::create_dir_all(&folder)?;
-        let mut found: Vec<(std::time::SystemTime, Id)> = Vec::new();
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            match entry.file_name().to_str().and_then(parse_id) {
-                Some(id) => found.push((entry.metadata()?.modified()?, id)),
-                // Left by a write that did not finish.
-                None => drop(fs::remove_file(entry.path())),
-            }
-        }
-        found.sort_unstable();
-        let files: HashMap<Id, u64> = found
-            .into_iter()
-            .enumerate()
-            .map(|(i, (_, id))| (id, i as u64))
-            .collect();
+        let found = fs::create_dir_all(&folder)
+            .and_then(|()| list(&folder))
+            .unwrap_or_else(|error| {
+                tracing::warn!(
+                    folder = %folder.display(), %error,
+                    "the state dir cannot be used; without control plane there is no configuration"
+                );
+                Vec::new()
+            });
+        let numbered = found.into_iter().enumerate();
+        let files: HashMap<Id, u64> = numbered.map(|(i, id)| (id, i as u64)).collect();
         let next = files.len() as u64;
-        Ok(Shelf {
+        Shelf {
             folder,
             files,
             next,
-        })
+        }
     }
 
     /// Puts a resource on the shelf, in place of its older form.
@@ -105,11 +99,11 @@ impl Shelf {
         let id = id(kept.ty, &kept.name);
         let mut content = Sha256::digest(&payload).to_vec();
         content.extend_from_slice(&payload);
-        let place = self.path(&id);
-        let beside = place.with_extension("new");
-        // No fsync: after a power cut the digest tells, and the control plane has it all.
-        fs::write(&beside, content)?;
-        fs::rename(&beside, &place)?;
+        if let Err(error) = self.write(&id, &content) {
+            // What a full disk took of it only makes the disk fuller.
+            let _ = fs::remove_file(self.path(&id).with_extension("new"));
+            return Err(error);
+        }
         self.files.insert(id, self.next);
         self.next += 1;
         if self.files.len() > MOST_FILES {
@@ -118,11 +112,35 @@ impl Shelf {
         Ok(())
     }
 
+    fn write(&self, id: &Id, content: &[u8]) -> io::Result<()> {
+        let place = self.path(id);
+        let beside = place.with_extension("new");
+        // No fsync: after a power cut the digest tells, and the control plane has it all.
+        match fs::write(&beside, content) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.folder)?;
+                fs::write(&beside, content)?;
+            }
+            written => written?,
+        }
+        fs::rename(&beside, &place)
+    }
+
     /// Takes a resource off the shelf.
-    pub fn remove(&mut self, ty: ResourceType, name: &str) {
+    ///
+    /// # Errors
+    /// Those of the file system; it would be back after a restart.
+    pub fn remove(&mut self, ty: ResourceType, name: &str) -> io::Result<()> {
         let id = id(ty, name);
-        if self.files.remove(&id).is_some() {
-            let _ = fs::remove_file(self.path(&id));
+        if !self.files.contains_key(&id) {
+            return Ok(());
+        }
+        match fs::remove_file(self.path(&id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => {
+                self.files.remove(&id);
+                Ok(())
+            }
         }
     }
 
@@ -144,7 +162,8 @@ impl Shelf {
                 kind = type_name(ty),
                 "kept resource is damaged and was dropped"
             );
-            self.remove(ty, name);
+            self.files.remove(&id);
+            let _ = fs::remove_file(self.path(&id));
         }
         kept
     }
@@ -208,6 +227,27 @@ impl Shelf {
     }
 }
 
+/// The files in the folder, oldest first. What a single entry has wrong with it does not spoil the others.
+fn list(folder: &Path) -> io::Result<Vec<Id>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)?.flatten() {
+        let metadata = entry.metadata().ok().filter(fs::Metadata::is_file);
+        let id = entry.file_name().to_str().and_then(parse_id);
+        match (id, metadata) {
+            (Some(id), Some(metadata)) => {
+                found.push((metadata.modified().unwrap_or(UNIX_EPOCH), id));
+            }
+            // Left by a write that did not finish.
+            (None, Some(_)) => drop(fs::remove_file(entry.path())),
+            (_, None) => {
+                tracing::warn!(path = %entry.path().display(), "is no file of this folder")
+            }
+        }
+    }
+    found.sort_unstable();
+    Ok(found.into_iter().map(|(_, id)| id).collect())
+}
+
 /// How a type is called in files, logs and metrics.
 pub fn type_name(ty: ResourceType) -> &'static str {
     match ty {
@@ -256,6 +296,8 @@ fn parse_id(name: &str) -> Option<Id> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     fn kept(name: &str) -> Kept {
@@ -273,18 +315,16 @@ mod tests {
     #[test]
     fn what_was_put_is_there_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let mut shelf = Shelf::open(folder.path()).unwrap();
+        let mut shelf = Shelf::open(folder.path());
         shelf.put(&kept("a")).unwrap();
         shelf.put(&kept("b")).unwrap();
-        let mut again = Shelf::open(folder.path()).unwrap();
+        let mut again = Shelf::open(folder.path());
         assert_eq!(again.get(ResourceType::Cluster, "a"), Some(kept("a")));
         assert_eq!(again.get(ResourceType::Listener, "a"), None);
         assert_eq!(again.all(ResourceType::Cluster).len(), 2);
-        again.remove(ResourceType::Cluster, "a");
+        again.remove(ResourceType::Cluster, "a").unwrap();
         assert_eq!(
-            Shelf::open(folder.path())
-                .unwrap()
-                .get(ResourceType::Cluster, "a"),
+            Shelf::open(folder.path()).get(ResourceType::Cluster, "a"),
             None
         );
     }
@@ -292,7 +332,7 @@ mod tests {
     #[test]
     fn damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        let mut shelf = Shelf::open(folder.path()).unwrap();
+        let mut shelf = Shelf::open(folder.path());
         for (i, name) in ["cut", "flipped", "empty"].into_iter().enumerate() {
             shelf.put(&kept(name)).unwrap();
             let path = shelf.path(&id(ResourceType::Cluster, name));
@@ -307,7 +347,41 @@ mod tests {
             assert!(!path.exists());
         }
         fs::write(folder.path().join("config/unfinished.new"), b"x").unwrap();
-        assert!(Shelf::open(folder.path()).unwrap().is_empty());
+        assert!(Shelf::open(folder.path()).is_empty());
         assert!(!folder.path().join("config/unfinished.new").exists());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_used_when_it_can() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().join("config");
+        fs::write(&folder, "a file where a folder belongs").unwrap();
+        let mut shelf = Shelf::open(state.path());
+        assert!(shelf.is_empty());
+        assert!(shelf.put(&kept("a")).is_err());
+        assert_eq!(shelf.get(ResourceType::Cluster, "a"), None);
+        fs::remove_file(&folder).unwrap();
+        shelf.put(&kept("a")).unwrap();
+        assert_eq!(shelf.get(ResourceType::Cluster, "a"), Some(kept("a")));
+    }
+
+    #[test]
+    fn strange_entries_spoil_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let mut shelf = Shelf::open(state.path());
+        shelf.put(&kept("a")).unwrap();
+        // A folder where a resource's file belongs, a link to nowhere, a name that is not text.
+        let taken = shelf.path(&id(ResourceType::Cluster, "b"));
+        fs::create_dir(&taken).unwrap();
+        std::os::unix::fs::symlink("nowhere", state.path().join("config").join("link")).unwrap();
+        let odd = std::ffi::OsStr::from_bytes(&[0xff, 0xfe]);
+        fs::write(state.path().join("config").join(odd), "x").unwrap();
+        let mut again = Shelf::open(state.path());
+        assert_eq!(again.get(ResourceType::Cluster, "a"), Some(kept("a")));
+        assert_eq!(again.get(ResourceType::Cluster, "b"), None);
+        assert!(again.put(&kept("b")).is_err());
+        let beside = taken.with_extension("new");
+        assert!(!beside.exists(), "a failed write leaves nothing");
+        assert_eq!(again.all(ResourceType::Cluster).len(), 1);
     }
 }
