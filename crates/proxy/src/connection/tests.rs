@@ -1,8 +1,12 @@
 //! A connection follows the configuration of its port.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use tasuki_xds::model::Listener;
 use tasuki_xds::model::listener::{
-    ChainMatch, Filter, FilterChain, ForwardClientCert, HttpConnection, RouteSource, Transport,
+    ChainMatch, DeclaredProtocol, Filter, FilterChain, ForwardClientCert, HttpConnection,
+    RouteSource, Transport,
 };
 use tasuki_xds::model::rbac::{Rbac, RbacAction};
 use tasuki_xds::model::route::RouteConfiguration;
@@ -11,6 +15,7 @@ use tasuki_xds::model::tls::{CertificateSource, ServerTls};
 use super::*;
 use crate::inbound::Inbound;
 use crate::settings::UnknownPolicy;
+use crate::state::Outbound;
 
 fn http_chain(name: &str, transport: Transport, rbac: Vec<Rbac>) -> FilterChain {
     let workload = || CertificateSource::ProviderInstance("workload".into());

@@ -1,0 +1,103 @@
+//! Who speaks first on a connection, and what (contract section 6).
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Connection;
+use crate::detect::{Detected, Expect, SILENCE, Spoken, detect, detect_or_hear};
+use crate::stream::Stream;
+use crate::tcp::{self, Leg, Target as TcpTarget};
+use crate::worker::Worker;
+
+/// A client on a port declared HTTP may be silent this long; then its connection is idle like any other.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Who spoke first, and what.
+pub(super) enum Found {
+    Client(Spoken),
+    /// The server, on this connection to it.
+    Server(Leg),
+    /// The client left, or never began.
+    Nobody,
+}
+
+/// Waits for the client. Where the server may speak first (`server_first` says where it is), silence leads to
+/// connecting it, and then whoever speaks first decides (contract section 6).
+pub(super) async fn listen(
+    worker: &Rc<Worker>,
+    conn: &Connection,
+    stream: &mut Stream,
+    expect: Expect,
+    server_first: Option<TcpTarget>,
+    patience: Duration,
+) -> Found {
+    let silence = if server_first.is_some() {
+        SILENCE
+    } else {
+        patience
+    };
+    let detected = if server_first.is_some() {
+        detect(stream, expect, Some(silence)).await
+    } else {
+        // A declared port is never timed out of detection: `patience` ends the connection, not the detection.
+        match tokio::time::timeout(silence, detect(stream, expect, None)).await {
+            Ok(detected) => detected,
+            Err(_) => return Found::Nobody,
+        }
+    };
+    match (detected, server_first) {
+        (Ok(Detected::Spoken(spoken)), _) => Found::Client(spoken),
+        // The client has ended its half and may still read: a server that speaks first is worth asking.
+        (Ok(Detected::Ended), Some(_)) => Found::Client(Spoken::Raw),
+        (Ok(Detected::Silent), Some(target)) => {
+            Box::pin(whoever_speaks(worker, conn, stream, expect, &target)).await
+        }
+        (Ok(Detected::Ended | Detected::Silent), None) => Found::Nobody,
+        (Err(error), _) => {
+            tracing::debug!(%error, "client lost before it spoke");
+            Found::Nobody
+        }
+    }
+}
+
+async fn whoever_speaks(
+    worker: &Rc<Worker>,
+    conn: &Connection,
+    stream: &mut Stream,
+    expect: Expect,
+    target: &TcpTarget,
+) -> Found {
+    // The client's first bytes are not waited for while connecting: they stay in the socket.
+    let leg = match Box::pin(tcp::connect(worker, conn, target)).await {
+        Ok(leg) => Some(leg),
+        Err(error) => {
+            tracing::debug!(%error, "no server to speak first");
+            None
+        }
+    };
+    let Some(mut leg) = leg else {
+        // Nobody to speak first, or nobody may hear: the client must.
+        return match tokio::time::timeout(PATIENCE, detect(stream, expect, None)).await {
+            Ok(Ok(Detected::Spoken(spoken))) => Found::Client(spoken),
+            Ok(Ok(Detected::Ended)) => Found::Client(Spoken::Raw),
+            Ok(Ok(Detected::Silent) | Err(_)) | Err(_) => Found::Nobody,
+        };
+    };
+    let (upstream, said) = leg.listen();
+    let heard =
+        tokio::time::timeout(PATIENCE, detect_or_hear(stream, expect, upstream, said)).await;
+    match heard {
+        // HTTP and TLS go their own way: the connection that was opened is dropped unused.
+        Ok(Ok(Some(Detected::Spoken(
+            spoken @ (Spoken::Http1 | Spoken::Http2 | Spoken::Tls(_)),
+        )))) => Found::Client(spoken),
+        Ok(Ok(Some(Detected::Spoken(Spoken::Raw) | Detected::Ended | Detected::Silent) | None)) => {
+            Found::Server(leg)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "connection lost before anybody spoke");
+            Found::Nobody
+        }
+        Err(_) => Found::Nobody,
+    }
+}
