@@ -3,18 +3,17 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::HeaderValue;
-use http::{Request, Response, request};
+use http::{Request, Response};
 use smallvec::SmallVec;
-use tokio::time::Sleep;
 
 use crate::body::Body;
-use crate::body::replay::Source;
+use crate::body::upload::Upload;
 use crate::breaker::{Kind, Permit};
 use crate::cluster::{Cluster, Endpoint, Picked};
 use crate::eject::Outcome;
@@ -26,11 +25,15 @@ use crate::observe::peer;
 use crate::upstream::{self, Target};
 use crate::worker::Worker;
 
+mod held;
+mod original;
 pub mod retry;
 pub mod timeout;
 
+pub use self::held::Held;
+use self::original::Original;
 use self::retry::Plan;
-use self::timeout::Deadline;
+use self::timeout::{Timeouts, Timer};
 
 /// What the attempts of one request have in common.
 pub struct Attempts<'a> {
@@ -43,69 +46,41 @@ pub struct Attempts<'a> {
     pub orig_proto: OrigProto,
     pub is_grpc: bool,
     pub plan: Plan<'a>,
-    pub deadline: Deadline,
+    pub timeouts: Timeouts,
     pub interim: &'a Interim,
-}
-
-/// What a request holds until its response has ended, and what its end says about the endpoint.
-pub struct Held {
-    cluster: Arc<Cluster>,
-    picked: Picked,
-    _request: Permit,
-    _retry: Option<Permit>,
-    /// What the response's head said; a gRPC response may still say otherwise in its trailers.
-    outcome: Option<Outcome>,
-}
-
-impl Held {
-    /// The trailers' verdict.
-    pub fn grpc_status(&mut self, status: u16) {
-        self.outcome = Some(Outcome::of_grpc(status));
-    }
-
-    /// The response has ended.
-    pub fn end(self, result: Result<(), &Error>) {
-        let outcome = match result {
-            Ok(()) => self.outcome,
-            Err(error) => Outcome::of_error(error),
-        };
-        if let Some(outcome) = outcome {
-            self.cluster.observe(&self.picked.endpoint, outcome);
-        }
-    }
 }
 
 impl Attempts<'_> {
     /// Sends the request until an attempt succeeds or nothing more may be tried.
     pub async fn run(
         self,
-        request: Request<Body>,
+        mut request: Request<Body>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Error> {
+        let upload = (!request.body().is_end()).then(|| request.body_mut().upload());
         let under_way = UnderWay::default();
-        let mut deadline = self.deadline.sleep();
+        let mut timer = self.timeouts.start(upload.clone());
+        // Whether the client had sent everything when the time was up; giving the attempt up ends its body.
+        let mut waited = false;
         let response = {
-            let mut attempts = pin!(self.attempts(request, record, &under_way));
-            poll_fn(|cx| match (attempts.as_mut().poll(cx), &mut deadline) {
-                (Poll::Pending, Some(deadline)) => deadline
-                    .as_mut()
-                    .poll(cx)
-                    .map(|()| Err(Error::RouteTimeout)),
+            let mut attempts = pin!(self.attempts(request, upload.as_ref(), record, &under_way));
+            poll_fn(|cx| match (attempts.as_mut().poll(cx), &mut timer) {
+                (Poll::Pending, Some(timer)) => timer.poll(cx).map(|()| {
+                    waited = upload.as_ref().is_none_or(|upload| upload.has_ended());
+                    Err(Error::RouteTimeout)
+                }),
                 (result, _) => result,
             })
             .await
         };
-        if matches!(response, Err(Error::RouteTimeout))
-            && let Some((endpoint, upload)) = under_way.take()
-            && upload.is_none_or(|upload| upload.has_ended())
-        {
+        if waited && let Some(endpoint) = under_way.take() {
             // The attempt was dropped before it could say so itself. A client that is slow to send is not the endpoint's fault.
             self.cluster.observe(&endpoint, Outcome::LocalOrigin);
         }
         let mut response = response?;
-        if deadline.is_some() {
+        if timer.is_some() {
             // The route's timeout covers the response's body too (Envoy `timeout`).
-            response.body_mut().tail().deadline = deadline;
+            response.body_mut().tail().timer = timer;
         }
         Ok(response)
     }
@@ -113,73 +88,30 @@ impl Attempts<'_> {
     async fn attempts(
         &self,
         request: Request<Body>,
+        upload: Option<&Rc<Upload>>,
         record: &mut RequestRecord,
         under_way: &UnderWay,
     ) -> Result<Response<Body>, Error> {
-        let mut request_permit = Some(Permit::acquire(self.cluster, Kind::Request)?);
+        let permit = Permit::acquire(self.cluster, Kind::Request)?;
         self.cluster.endpoints_known().await;
-        let (mut parts, mut body) = request.into_parts();
-        let whole = body.is_end();
-        let source = if whole || self.plan.retries() == 0 {
-            None
-        } else {
-            Some(Source::new(std::mem::take(&mut body)))
-        };
+        let mut original = Original::new(request, self.plan.retries() > 0);
         let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
         let mut retry_permit = None;
-        for number in 0_u32.. {
-            let avoid: &[u64] = if self.plan.avoids_previous() {
-                &tried
-            } else {
-                &[]
-            };
-            let picked = self.cluster.pick(avoid, self.original)?;
+        let mut number = 0;
+        loop {
+            let picked = self.pick(&tried)?;
             tried.push(picked.endpoint.id);
             note(record, self.cluster, &picked);
-            let last = number >= self.plan.retries();
-            let attempt_parts = if last {
-                std::mem::replace(&mut parts, empty_parts())
-            } else {
-                parts.clone()
-            };
-            let attempt_body = match &source {
-                None => std::mem::take(&mut body),
-                Some(source) => source
-                    .reading()
-                    .map(Body::replay)
-                    .ok_or(Error::DownstreamProtocol)?,
-            };
-            if self.cluster.config.outliers.is_some() && (whole || source.is_some()) {
-                under_way.set(Some((picked.endpoint.clone(), source.clone())));
+            let request = original.take(number >= self.plan.retries())?;
+            if self.cluster.config.outliers.is_some() {
+                under_way.set(Some(picked.endpoint.clone()));
             }
-            let result = self
-                .once(&picked, attempt_parts, attempt_body, record)
-                .await;
+            let result = self.once(&picked, request, upload, record).await;
             under_way.take();
-            let repeatable = source.as_ref().is_none_or(Source::can_repeat);
-            let wanted = self.plan.wants_retry(&record.method, &result);
-            if wanted && last && number > 0 {
-                record.flag(Flag::RetryLimitExceeded.as_str());
-            }
-            if !wanted || last || !repeatable {
-                if let Some(source) = &source {
-                    source.commit();
-                }
-                return self.finish(result, picked, request_permit.take(), retry_permit.take());
-            }
-            // One budget for the whole chain of retries of a request: it is one retry at a time.
-            if retry_permit.is_none() {
-                match Permit::acquire(self.cluster, Kind::Retry) {
-                    Ok(permit) => retry_permit = Some(permit),
-                    Err(_) => {
-                        if let Some(source) = &source {
-                            source.commit();
-                        }
-                        record.reason.get_or_insert("retry_budget_exceeded".into());
-                        self.count_retry("refused");
-                        return self.finish(result, picked, request_permit.take(), None);
-                    }
-                }
+            let repeatable = original.can_repeat();
+            if !self.goes_again(number, &result, repeatable, &mut retry_permit, record) {
+                original.commit();
+                return self.finish(result, picked, permit, retry_permit);
             }
             self.observe(&picked, &result);
             self.count_retry("made");
@@ -189,8 +121,46 @@ impl Attempts<'_> {
             if !backoff.is_zero() {
                 tokio::time::sleep(backoff).await;
             }
+            number += 1;
         }
-        Err(Error::NoHealthyUpstream)
+    }
+
+    fn pick(&self, tried: &[u64]) -> Result<Picked, Error> {
+        let avoid = if self.plan.avoids_previous() {
+            tried
+        } else {
+            &[]
+        };
+        self.cluster.pick(avoid, self.original)
+    }
+
+    /// Whether the request is sent once more after try `number` (from 0). Takes a place under the retry budget if so; one for the
+    /// whole chain of retries of a request, as it is one retry at a time.
+    fn goes_again(
+        &self,
+        number: u32,
+        result: &Result<Response<Body>, Error>,
+        repeatable: bool,
+        retry_permit: &mut Option<Permit>,
+        record: &mut RequestRecord,
+    ) -> bool {
+        if !self.plan.wants_retry(&record.method, result) {
+            return false;
+        }
+        if number >= self.plan.retries() {
+            if number > 0 {
+                record.flag(Flag::RetryLimitExceeded.as_str());
+            }
+            return false;
+        }
+        if repeatable && retry_permit.is_none() {
+            *retry_permit = Permit::acquire(self.cluster, Kind::Retry).ok();
+            if retry_permit.is_none() {
+                record.reason.get_or_insert("retry_budget_exceeded".into());
+                self.count_retry("refused");
+            }
+        }
+        repeatable && retry_permit.is_some()
     }
 
     fn count_retry(&self, outcome: &str) {
@@ -204,8 +174,8 @@ impl Attempts<'_> {
     async fn once(
         &self,
         picked: &Picked,
-        mut parts: request::Parts,
-        body: Body,
+        mut request: Request<Body>,
+        upload: Option<&Rc<Upload>>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Error> {
         let target = Target {
@@ -215,40 +185,33 @@ impl Attempts<'_> {
             is_grpc: self.is_grpc,
         };
         record.mutual_tls = target.is_mutual_tls();
+        let headers = request.headers_mut();
         if target.is_mesh() {
-            parts
-                .headers
-                .insert(headers::ORIG_PROTO, self.orig_proto.header());
-            parts.headers.insert(headers::PEER, own_labels(self.worker));
+            headers.insert(headers::ORIG_PROTO, self.orig_proto.header());
+            headers.insert(headers::PEER, own_labels(self.worker));
         }
-        if self.is_grpc
-            && let Some(left) = self.deadline.left()
-        {
-            let left = self
-                .plan
-                .per_try_timeout()
-                .map_or(left, |per_try| left.min(per_try));
-            parts
-                .headers
-                .insert(headers::GRPC_TIMEOUT, headers::grpc_timeout_value(left));
+        // Only the client's own deadline: nobody can tell the upstream when a timeout that has not started yet will go off.
+        if let Some(left) = self.timeouts.left() {
+            headers.insert(headers::GRPC_TIMEOUT, headers::grpc_timeout_value(left));
         }
         // Pinned here and only lent to the timeout: either arm would move two kilobytes otherwise.
-        let mut sending = pin!(upstream::send(
-            self.worker,
-            &target,
-            Request::from_parts(parts, body),
-            self.interim,
-        ));
-        match self.plan.per_try_timeout() {
-            None => sending.as_mut().await,
-            Some(limit) => tokio::time::timeout(limit, sending.as_mut())
-                .await
-                .unwrap_or(Err(Error::PerTryTimeout)),
-        }
+        let mut sending = pin!(upstream::send(self.worker, &target, request, self.interim));
+        let Some(limit) = self.plan.per_try_timeout() else {
+            return sending.await;
+        };
+        let mut timer = Timer::after(upload.cloned(), limit);
+        poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Pending => timer.poll(cx).map(|()| Err(Error::PerTryTimeout)),
+            result => result,
+        })
+        .await
     }
 
-    /// What an attempt that is not the request's answer says about its endpoint.
+    /// What an attempt says about its endpoint, where ejection wants to know.
     fn observe(&self, picked: &Picked, result: &Result<Response<Body>, Error>) {
+        if self.cluster.config.outliers.is_none() {
+            return;
+        }
         let outcome = match result {
             Ok(response) => head_outcome(response, self.is_grpc),
             Err(error) => Outcome::of_error(error),
@@ -263,29 +226,14 @@ impl Attempts<'_> {
         &self,
         result: Result<Response<Body>, Error>,
         picked: Picked,
-        request: Option<Permit>,
+        request: Permit,
         retry: Option<Permit>,
     ) -> Result<Response<Body>, Error> {
-        self.observe_now(&picked, &result);
+        self.observe(&picked, &result);
         let mut response = result?;
-        if let Some(request) = request {
-            // What the head says has been counted; only trailers or a broken body may add to it.
-            let held = Held {
-                cluster: self.cluster.clone(),
-                picked,
-                _request: request,
-                _retry: retry,
-                outcome: None,
-            };
-            response.body_mut().tail().held = Some(held);
-        }
+        let held = Held::new(self.cluster, picked, request, retry);
+        response.body_mut().tail().held = Some(held);
         Ok(response)
-    }
-
-    fn observe_now(&self, picked: &Picked, result: &Result<Response<Body>, Error>) {
-        if self.cluster.config.outliers.is_some() {
-            self.observe(picked, result);
-        }
     }
 }
 
@@ -300,10 +248,6 @@ fn head_outcome(response: &Response<Body>, is_grpc: bool) -> Option<Outcome> {
 fn note(record: &mut RequestRecord, cluster: &Cluster, picked: &Picked) {
     record.upstream = Some(picked.endpoint.address);
     record.destination = Some(picked.endpoint.destination(cluster));
-}
-
-fn empty_parts() -> request::Parts {
-    Request::new(()).into_parts().0
 }
 
 /// `x-tasuki-peer` of this proxy's workload. Encoded anew only when the workload's labels have changed.
@@ -327,8 +271,5 @@ fn own_labels(worker: &Worker) -> HeaderValue {
     })
 }
 
-/// The endpoint whose answer is awaited and the body that it is sent, where ejection wants to know.
-type UnderWay = Cell<Option<(Arc<Endpoint>, Option<Source>)>>;
-
-/// A deadline that lives on with the response.
-pub type Timer = Pin<Box<Sleep>>;
+/// The endpoint whose answer is awaited, where ejection wants to know.
+type UnderWay = Cell<Option<Arc<Endpoint>>>;

@@ -3,7 +3,6 @@
 //! A response body carries what must live as long as it does ([`Tail`]): the request's own body still on its way up, the
 //! places in load and limits, the deadline, the record. Nothing is spawned for these: whoever reads the response drives them.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -20,10 +19,12 @@ pub mod pump;
 pub mod replay;
 pub mod tail;
 pub mod tunnel;
+pub mod upload;
 
 use self::replay::Replay;
 pub use self::tail::Tail;
 use self::tunnel::Tunnel;
+use self::upload::Upload;
 
 /// The body of a request or a response.
 #[derive(Default)]
@@ -31,8 +32,8 @@ pub struct Body {
     kind: Kind,
     /// Whom a failure is blamed on.
     side: Side,
-    /// Bytes that have passed; request bodies have it so that the record, which travels with the response, can tell.
-    passed: Option<Rc<Cell<u64>>>,
+    /// How far it has come; request bodies have it.
+    upload: Option<Rc<Upload>>,
     /// Keeps the body back until the upstream has asked for it.
     gate: Option<Gate>,
     tail: Option<Box<Tail>>,
@@ -67,7 +68,7 @@ impl Body {
         Self {
             kind,
             side,
-            passed: None,
+            upload: None,
             gate: None,
             tail: None,
         }
@@ -120,9 +121,9 @@ impl Body {
         self
     }
 
-    /// A counter of the bytes that pass.
-    pub fn counted(&mut self) -> Rc<Cell<u64>> {
-        self.passed.get_or_insert_default().clone()
+    /// What tells others how far this body has come.
+    pub fn upload(&mut self) -> Rc<Upload> {
+        self.upload.get_or_insert_default().clone()
     }
 
     /// The body's declared length, for readers that stop there without seeing its end.
@@ -149,14 +150,19 @@ impl Body {
 
     /// Neither bytes nor trailers will come (anymore).
     pub fn is_end(&self) -> bool {
-        match &self.kind {
+        let end = match &self.kind {
             Kind::Empty => true,
             Kind::Full(_) => false,
             Kind::H2(stream) => stream.is_end_stream(),
             Kind::H1(incoming) => incoming.is_end_stream(),
             Kind::Replay(replay) => replay.is_end(),
             Kind::Tunnel(tunnel) => tunnel.is_end(),
+        };
+        if end {
+            // A reader that knows the end does not read on to it.
+            self.end_upload();
         }
+        end
     }
 
     /// How many unsent bytes a reader may hold. HTTP/2's credit is given back only by [`Body::release`], so its window is
@@ -192,8 +198,8 @@ impl Body {
             Some(Err(error)) => return Poll::Ready(Some(Err(self.fail(error)))),
             Some(Ok(frame)) => frame,
         };
-        if let (Some(passed), Some(data)) = (&self.passed, frame.data_ref()) {
-            passed.set(passed.get() + data.len() as u64);
+        if let (Some(upload), Some(data)) = (&self.upload, frame.data_ref()) {
+            upload.passed(data.len());
         }
         if let Some(tail) = &mut self.tail {
             tail.frame(&frame);
@@ -201,6 +207,7 @@ impl Body {
         if frame.is_trailers() && !matches!(self.kind, Kind::Replay(_)) {
             // Nothing comes after trailers, and not every source says so by itself.
             self.kind = Kind::Empty;
+            self.end_upload();
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -217,13 +224,21 @@ impl Body {
 
     fn finish(&mut self) {
         self.kind = Kind::Empty;
+        self.end_upload();
         if let Some(mut tail) = self.tail.take() {
             tail.end(Ok(()));
         }
     }
 
+    fn end_upload(&self) {
+        if let Some(upload) = &self.upload {
+            upload.end();
+        }
+    }
+
     fn fail(&mut self, error: Error) -> Error {
         self.kind = Kind::Empty;
+        self.end_upload();
         if let Some(mut tail) = self.tail.take() {
             tail.end(Err(&error));
         }
@@ -345,6 +360,7 @@ impl HttpBody for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
+        self.end_upload();
         if let Some(mut tail) = self.tail.take() {
             let whole = self.is_end() || tail.is_complete();
             tail.end(if whole {

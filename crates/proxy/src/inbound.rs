@@ -15,7 +15,7 @@ use tasuki_xds::model::listener::ForwardClientCert;
 
 use crate::attempt::Attempts;
 use crate::attempt::retry::Plan;
-use crate::attempt::timeout::Deadline;
+use crate::attempt::timeout::Timeouts;
 use crate::authorize::Permitted;
 use crate::body::Body;
 use crate::connection::Connection;
@@ -172,7 +172,7 @@ async fn send(
         orig_proto: spoken,
         is_grpc: headers::is_grpc(request.headers()),
         plan: Plan::new(None),
-        deadline: Deadline::NONE,
+        timeouts: Timeouts::NONE,
         interim,
     };
     let response = attempts.run(request, record).await;

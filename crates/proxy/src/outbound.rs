@@ -9,7 +9,7 @@ use http::{Request, Response, Version, request};
 
 use crate::attempt::Attempts;
 use crate::attempt::retry::Plan;
-use crate::attempt::timeout::Deadline;
+use crate::attempt::timeout::Timeouts;
 use crate::body::Body;
 use crate::connection::{Connection, Direction};
 use crate::error::Error;
@@ -185,7 +185,7 @@ async fn forward_to(
         .ok_or_else(|| Error::NoCluster(chosen.name.to_string()))?;
     let (mut parts, body) = request.into_parts();
     let is_grpc = headers::is_grpc(&parts.headers);
-    let deadline = Deadline::of(
+    let timeouts = Timeouts::of(
         forward,
         &parts.headers,
         is_grpc,
@@ -204,7 +204,7 @@ async fn forward_to(
         orig_proto,
         is_grpc,
         plan: Plan::new(forward.retry.as_ref()),
-        deadline,
+        timeouts,
         interim,
     };
     let mut response = attempts

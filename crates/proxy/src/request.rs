@@ -25,7 +25,7 @@ pub async fn run(
     let is_grpc = headers::is_grpc(request.headers());
     let mut record = Box::new(worker.recorder.request(direction(conn)));
     let activity = worker.drain.activity();
-    let uploaded = (!request.body().is_empty()).then(|| request.body_mut().counted());
+    let uploaded = (!request.body().is_empty()).then(|| request.body_mut().upload());
     let result = itinerary(worker, conn, request, is_grpc, &mut record, interim).await;
     let mut response = match result {
         Ok(mut response) => {

@@ -1,72 +1,191 @@
 //! How long a request may take: the route's timeout, and `grpc-timeout` as far as the route believes it.
+//!
+//! The route's timeout and the timeout of one try start when the client has sent everything (Envoy's `RouteAction.timeout`
+//! "spans between the point at which the entire downstream request has been processed and when the upstream response has been
+//! completely processed"), so neither a slow upload nor a stream of messages is cut by them. A client's own deadline counts from
+//! the request's arrival (gRFC A31).
 
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
-use super::Timer;
+use crate::body::upload::Upload;
 use crate::headers;
 use crate::route::Forward;
 
-/// When the request must have been answered in full.
+/// The bounds of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadline(Option<Instant>);
+pub struct Timeouts {
+    /// The client's own deadline.
+    deadline: Option<Instant>,
+    /// From the end of the request to the end of the response, all tries included.
+    route: Option<Duration>,
+}
 
-impl Deadline {
-    /// Never.
-    pub const NONE: Self = Self(None);
+impl Timeouts {
+    pub const NONE: Self = Self {
+        deadline: None,
+        route: None,
+    };
 
-    /// The deadline of a request that came at `now`.
+    /// The bounds of a request that came at `now`.
     pub fn of(forward: &Forward, headers: &HeaderMap, is_grpc: bool, now: Instant) -> Self {
-        let grpc = if is_grpc {
+        let asked = if is_grpc {
             headers::grpc_timeout(headers)
         } else {
             None
         };
-        let timeout = effective(forward.timeout, forward.grpc_timeout_max, grpc);
-        // A timeout beyond the clock's range is none.
-        Self(timeout.and_then(|timeout| now.checked_add(timeout)))
+        Self {
+            // A deadline beyond the clock's range is none.
+            deadline: believed(forward.grpc_timeout_max, asked)
+                .and_then(|timeout| now.checked_add(timeout)),
+            route: forward.timeout,
+        }
     }
 
-    /// What is left; `None` without a deadline.
+    /// What is left of the client's deadline; `None` without one.
     pub fn left(self) -> Option<Duration> {
-        self.0
+        self.deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// A timer for it.
-    pub fn sleep(self) -> Option<Timer> {
-        self.0
-            .map(|deadline| Box::pin(tokio::time::sleep_until(deadline)))
+    /// The timer for both; `upload` is the request's body if it has one.
+    pub fn start(self, upload: Option<Rc<Upload>>) -> Option<Timer> {
+        let mut timer = self.route.map(|route| Timer::after(upload, route));
+        if let Some(deadline) = self.deadline {
+            timer.get_or_insert_default().no_later_than(deadline);
+        }
+        timer
     }
 }
 
-/// gRFC A31 and Envoy's `grpc_timeout_header_max`: a believed `grpc-timeout` takes the place of the route's timeout, cut to the
-/// maximum; zero is no maximum.
-fn effective(
-    route: Option<Duration>,
-    max: Option<Duration>,
-    asked: Option<Duration>,
-) -> Option<Duration> {
-    match (max, asked) {
-        (Some(max), Some(asked)) if max.is_zero() => Some(asked),
-        (Some(max), Some(asked)) => Some(asked.min(max)),
-        (_, None) | (None, Some(_)) => route,
+/// What of the deadline that a client asks for is believed; a maximum of zero is none.
+fn believed(max: Option<Duration>, asked: Option<Duration>) -> Option<Duration> {
+    match (max?, asked?) {
+        (Duration::ZERO, asked) => Some(asked),
+        (max, asked) => Some(asked.min(max)),
+    }
+}
+
+/// Goes off at a deadline that may be known only later. Boxed, because it lives on with the response, and only there where a
+/// timeout is configured.
+#[derive(Debug, Default)]
+pub struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Starts when this body has ended.
+    waiting: Option<(Rc<Upload>, Duration)>,
+}
+
+impl Timer {
+    /// Goes off `timeout` after the end of `upload`, which may have come already.
+    pub fn after(upload: Option<Rc<Upload>>, timeout: Duration) -> Self {
+        let mut timer = Self::default();
+        match upload.filter(|upload| !upload.has_ended()) {
+            Some(upload) => timer.waiting = Some((upload, timeout)),
+            None => timer.within(timeout),
+        }
+        timer
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some((upload, timeout)) = &self.waiting
+            && upload.poll_ended(cx).is_ready()
+        {
+            let timeout = *timeout;
+            self.waiting = None;
+            self.within(timeout);
+        }
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn within(&mut self, timeout: Duration) {
+        // Beyond the clock's range it never goes off.
+        if let Some(deadline) = Instant::now().checked_add(timeout) {
+            self.no_later_than(deadline);
+        }
+    }
+
+    fn no_later_than(&mut self, deadline: Instant) {
+        match &mut self.sleep {
+            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
+            Some(sleep) if sleep.deadline() > deadline => sleep.as_mut().reset(deadline),
+            Some(_) => {}
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
+    use crate::body::Body;
+
+    const S: Duration = Duration::from_secs(1);
 
     #[test]
     fn grpc_timeout_as_far_as_it_is_believed() {
-        let s = Duration::from_secs;
-        assert_eq!(effective(Some(s(5)), None, Some(s(1))), Some(s(5)));
-        assert_eq!(effective(Some(s(5)), Some(s(0)), Some(s(9))), Some(s(9)));
-        assert_eq!(effective(Some(s(5)), Some(s(5)), Some(s(9))), Some(s(5)));
-        assert_eq!(effective(Some(s(5)), Some(s(5)), Some(s(1))), Some(s(1)));
-        assert_eq!(effective(None, Some(s(0)), None), None);
+        assert_eq!(believed(None, Some(S)), None);
+        assert_eq!(believed(Some(Duration::ZERO), Some(9 * S)), Some(9 * S));
+        assert_eq!(believed(Some(5 * S), Some(9 * S)), Some(5 * S));
+        assert_eq!(believed(Some(5 * S), Some(S)), Some(S));
+        assert_eq!(believed(Some(Duration::ZERO), None), None);
+    }
+
+    async fn elapsed(mut timer: Timer) -> Duration {
+        let start = Instant::now();
+        poll_fn(|cx| timer.poll(cx)).await;
+        // Virtual time, rounded up to the timer's millisecond.
+        Duration::from_secs(start.elapsed().as_secs())
+    }
+
+    fn timeouts(route: Option<Duration>, deadline: Option<Duration>) -> Timeouts {
+        let deadline = deadline.map(|deadline| Instant::now() + deadline);
+        Timeouts { deadline, route }
+    }
+
+    /// Ends its body after `after`.
+    fn upload(after: Duration) -> Rc<Upload> {
+        let mut body = Body::full("x");
+        let upload = body.upload();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(after).await;
+            drop(body);
+        });
+        upload
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_routes_timeout_starts_at_the_requests_end() {
+        let test = async {
+            let route = timeouts(Some(5 * S), None);
+            assert_eq!(elapsed(route.start(None).unwrap()).await, 5 * S);
+            let sending = Some(upload(20 * S));
+            assert_eq!(elapsed(route.start(sending).unwrap()).await, 25 * S);
+            assert!(Timeouts::NONE.start(None).is_none());
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clients_deadline_starts_at_its_arrival() {
+        let test = async {
+            let both = || timeouts(Some(5 * S), Some(12 * S));
+            let sending = Some(upload(20 * S));
+            assert_eq!(elapsed(both().start(sending).unwrap()).await, 12 * S);
+            let sent = Some(upload(2 * S));
+            assert_eq!(elapsed(both().start(sent).unwrap()).await, 7 * S);
+            let deadline = timeouts(None, Some(3 * S));
+            let sending = Some(upload(20 * S));
+            assert_eq!(elapsed(deadline.start(sending).unwrap()).await, 3 * S);
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -27,6 +27,8 @@ pub struct Source(Rc<RefCell<Shared>>);
 /// One attempt's reading.
 pub struct Replay {
     source: Source,
+    /// Which reading it is; only the latest gets anything.
+    number: u32,
     /// Kept chunks that this reading has passed.
     next: usize,
     /// Bytes given out again that the source's flow control has had back already.
@@ -36,6 +38,10 @@ pub struct Replay {
 
 struct Shared {
     body: Body,
+    /// Readings so far.
+    readings: u32,
+    /// Of the reading that waits.
+    waiting: Option<Waker>,
     kept: Vec<Bytes>,
     bytes: usize,
     trailers: Option<HeaderMap>,
@@ -53,6 +59,8 @@ impl Source {
     pub fn new(body: Body) -> Self {
         Self(Rc::new(RefCell::new(Shared {
             body,
+            readings: 0,
+            waiting: None,
             kept: Vec::new(),
             bytes: 0,
             trailers: None,
@@ -64,11 +72,17 @@ impl Source {
         })))
     }
 
-    /// A reading from the start; `None` when not all of what was read is kept.
+    /// A reading from the start; `None` when not all of what was read is kept. Earlier readings end: an HTTP/1 connection may
+    /// go on sending although its answer has been given up, and would take bytes that are kept no more.
     pub fn reading(&self) -> Option<Replay> {
-        let shared = self.0.borrow();
+        let mut shared = self.0.borrow_mut();
+        shared.readings += 1;
+        if let Some(waiting) = shared.waiting.take() {
+            waiting.wake();
+        }
         (!shared.spoilt).then(|| Replay {
             source: self.clone(),
+            number: shared.readings,
             next: 0,
             credited: shared.released,
             trailers_given: false,
@@ -79,12 +93,6 @@ impl Source {
     pub fn can_repeat(&self) -> bool {
         let shared = self.0.borrow();
         !shared.spoilt && shared.failed.is_none()
-    }
-
-    /// Whether the client has sent everything.
-    pub fn has_ended(&self) -> bool {
-        let shared = self.0.borrow();
-        shared.ended || shared.body.is_end()
     }
 
     /// No other reading will be asked for.
@@ -135,6 +143,9 @@ impl Replay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut shared = self.source.0.borrow_mut();
+        if self.number != shared.readings {
+            return Poll::Ready(Some(Err(Error::DownstreamClosed)));
+        }
         if let Some(kept) = shared.kept.get(self.next) {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
@@ -153,7 +164,14 @@ impl Replay {
             self.trailers_given = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        match ready!(shared.body.poll_chunk(cx)) {
+        let Poll::Ready(chunk) = shared.body.poll_chunk(cx) else {
+            match &mut shared.waiting {
+                Some(waiting) => waiting.clone_from(cx.waker()),
+                None => shared.waiting = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        };
+        match chunk {
             None => {
                 shared.ended = true;
                 Poll::Ready(None)
@@ -181,6 +199,10 @@ impl Replay {
     }
 
     pub(super) fn release(&mut self, bytes: usize) {
+        if self.number != self.source.0.borrow().readings {
+            // The latest reading gives the same bytes back.
+            return;
+        }
         // What an earlier reading gave back already is not given back twice.
         let again = bytes.min(self.credited);
         self.credited -= again;
@@ -191,6 +213,10 @@ impl Replay {
 
     pub(super) fn is_end(&self) -> bool {
         let shared = self.source.0.borrow();
+        if self.number != shared.readings {
+            // Not a clean end: what has been sent is not the whole.
+            return false;
+        }
         if self.next < shared.kept.len() || shared.failed.is_some() {
             return false;
         }
@@ -207,7 +233,7 @@ mod tests {
     use super::*;
 
     fn read(replay: &mut Replay) -> Vec<u8> {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         let mut bytes = Vec::new();
         while let Poll::Ready(Some(Ok(frame))) = replay.poll(&mut cx) {
             bytes.extend_from_slice(frame.data_ref().unwrap());
@@ -221,6 +247,17 @@ mod tests {
         assert_eq!(read(&mut source.reading().unwrap()), b"hello");
         assert_eq!(read(&mut source.reading().unwrap()), b"hello");
         assert!(source.reading().unwrap().source.can_repeat());
+    }
+
+    #[test]
+    fn an_earlier_reading_takes_nothing_from_a_later_one() {
+        let source = Source::new(Body::full("hello"));
+        let mut given_up = source.reading().unwrap();
+        let mut latest = source.reading().unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(!given_up.is_end());
+        assert!(matches!(given_up.poll(&mut cx), Poll::Ready(Some(Err(_)))));
+        assert_eq!(read(&mut latest), b"hello");
     }
 
     #[test]
@@ -242,7 +279,7 @@ mod tests {
     fn what_is_kept_goes_with_the_commit() {
         let source = Source::new(Body::full("hello"));
         let mut reading = source.reading().unwrap();
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         assert!(matches!(reading.poll(&mut cx), Poll::Ready(Some(Ok(_)))));
         assert_eq!(source.0.borrow().kept.len(), 1);
         source.commit();

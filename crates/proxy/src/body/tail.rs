@@ -1,17 +1,15 @@
 //! What lives as long as a response body.
 
-use std::cell::Cell;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::Sleep;
 
 use super::pump::{Ended, Pump};
+use super::upload::Upload;
 use crate::attempt::Held;
+use crate::attempt::timeout::Timer;
 use crate::drain::Activity;
 use crate::error::Error;
 use crate::headers;
@@ -29,9 +27,9 @@ pub struct Tail {
     /// Places in the endpoint's load and the cluster's limits.
     pub held: Option<Held>,
     /// The route's timeout, which covers the whole response.
-    pub deadline: Option<Pin<Box<Sleep>>>,
-    /// Bytes of the request's body so far.
-    pub uploaded: Option<Rc<Cell<u64>>>,
+    pub timer: Option<Timer>,
+    /// The request's body, for the record.
+    pub uploaded: Option<Rc<Upload>>,
     pub record: Option<Box<RequestRecord>>,
     /// The response's declared length.
     pub expected: Option<u64>,
@@ -52,8 +50,8 @@ impl Tail {
                 Poll::Ready(Ended::SourceFailed(error)) => return Err(error),
             }
         }
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
+        if let Some(timer) = &mut self.timer
+            && timer.poll(cx).is_ready()
         {
             return Err(Error::RouteTimeout);
         }
@@ -95,7 +93,7 @@ impl Tail {
         if let Some(mut record) = self.record.take() {
             record.bytes_out = self.passed;
             if let Some(uploaded) = &self.uploaded {
-                record.bytes_in = uploaded.get();
+                record.bytes_in = uploaded.bytes();
             }
             if let Err(error) = result {
                 record.flag(error.flag().as_str());

@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 mod support;
 
-use support::{Answer, Domain, Hop, Origin, beside, get, local, post, read_until, retry_policy};
+use support::{
+    Answer, Domain, Hop, Origin, beside, call, get, local, post, read_until, retry_policy,
+};
 
 #[test]
 fn http2_carries_headers_bodies_and_trailers() {
@@ -208,6 +210,48 @@ fn a_policy_is_obeyed_and_bodies_are_replayed() {
 }
 
 #[test]
+fn a_try_that_was_given_up_takes_nothing_of_the_body() {
+    local(async {
+        let connections = Cell::new(0);
+        // Refuses on the first connection before it has read the body, and answers early on the second.
+        let origin = Origin::raw(move |mut io: TcpStream| {
+            connections.set(connections.get() + 1);
+            let first = connections.get() == 1;
+            async move {
+                read_until(&mut io, "\r\n\r\n").await;
+                if first {
+                    let refusal = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
+                    io.write_all(refusal).await.unwrap();
+                    while let Ok(1..) = io.read(&mut [0; 64]).await {}
+                    return;
+                }
+                let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                io.write_all(head).await.unwrap();
+                let body = read_until(&mut io, "0\r\n\r\n").await;
+                assert!(body.contains("the rest"), "{body}");
+                io.write_all(b"2\r\nok\r\n0\r\n\r\n").await.unwrap();
+            }
+        })
+        .await;
+        let hop = Hop::to(&origin)
+            .protocol(HttpProtocol::Http1)
+            .retry(retry_policy(&[RetryOn::Http5xx]))
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        let (response, mut send) = client.start(post("/", "").map(drop), false).await;
+        send.send_data(Bytes::from_static(b"the beginning, "), false)
+            .unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        send.send_data(Bytes::from_static(b"the rest"), true)
+            .unwrap();
+        let mut body = response.into_body();
+        assert_eq!(&body.data().await.unwrap().unwrap()[..], b"ok");
+    });
+}
+
+#[test]
 fn the_budget_bounds_retries() {
     local(async {
         let origin = Origin::h2(|_| Answer::status(503)).await;
@@ -372,20 +416,73 @@ fn an_endpoint_that_lets_requests_time_out_is_ejected() {
         }
         let timed_out = "upstream_response_timeout";
         assert_eq!(reasons, [timed_out, timed_out, "no_healthy_upstream"]);
-        // A client that is slow to send is not the endpoint's fault.
+        // A client whose own deadline comes while it still sends: not the endpoint's fault.
         let hop = Hop::to(&origin)
-            .timeout(Duration::from_millis(20))
+            .believe_grpc_timeout()
             .cluster(|cluster| cluster.outliers = Some(outliers))
             .start()
             .await;
         let mut client = hop.h2().await;
         for _ in 0..3 {
-            let request = post("/", "").map(drop);
-            let (response, _send) = client.start(request, false).await;
+            let (response, _send) = client.start(call("20m").map(drop), false).await;
             let response = response.await.unwrap();
             assert_eq!(response.headers()["x-tasuki-reason"], timed_out);
         }
     });
+}
+
+#[test]
+fn a_stream_of_messages_is_not_cut_by_the_routes_timeout() {
+    local(async {
+        let origin = Origin::h2_echo().await;
+        let hop = Hop::to(&origin)
+            .timeout(Duration::from_millis(20))
+            .retry(RetryPolicy {
+                per_try_timeout: Some(Duration::from_millis(10)),
+                ..retry_policy(&[RetryOn::Http5xx])
+            })
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        let (response, mut send) = client.start(post("/", "").map(drop), false).await;
+        let mut body = response.await.unwrap().into_body();
+        // As long as it likes, while it has something to say.
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            send.send_data(Bytes::from_static(b"message"), false)
+                .unwrap();
+            assert_eq!(&body.data().await.unwrap().unwrap()[..], b"message");
+        }
+    });
+}
+
+#[test]
+fn the_routes_timeout_starts_when_the_request_has_been_sent() {
+    for protocol in [HttpProtocol::Http1, HttpProtocol::Http2] {
+        local(async move {
+            // Answers nobody who has sent everything.
+            let origin = Origin::raw(|mut io: TcpStream| async move {
+                let mut scrap = [0; 1_024];
+                while let Ok(1..) = io.read(&mut scrap).await {}
+            })
+            .await;
+            let hop = Hop::to(&origin)
+                .protocol(protocol)
+                .timeout(Duration::from_millis(20))
+                .start()
+                .await;
+            let mut client = hop.h2().await;
+            let (mut response, mut send) = client.start(post("/", "").map(drop), false).await;
+            for _ in 0..3 {
+                send.send_data(Bytes::from_static(b"slow"), false).unwrap();
+                let early = tokio::time::timeout(Duration::from_millis(25), &mut response).await;
+                assert!(early.is_err(), "{early:?}");
+            }
+            send.send_data(Bytes::new(), true).unwrap();
+            let response = response.await.unwrap();
+            assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+        });
+    }
 }
 
 #[test]

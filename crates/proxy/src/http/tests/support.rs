@@ -106,6 +106,15 @@ pub fn post(path: &str, body: &'static str) -> Request<Bytes> {
         .unwrap()
 }
 
+/// A gRPC call whose client waits for `timeout`.
+pub fn call(timeout: &str) -> Request<Bytes> {
+    let mut request = post("/pkg.Service/Method", "x");
+    let headers = request.headers_mut();
+    headers.insert("content-type", "application/grpc".parse().unwrap());
+    headers.insert("grpc-timeout", timeout.parse().unwrap());
+    request
+}
+
 pub fn retry_policy(on: &[RetryOn]) -> RetryPolicy {
     RetryPolicy {
         on: on.to_vec(),
@@ -209,6 +218,11 @@ impl Hop {
 
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.forward.timeout = Some(timeout);
+        self
+    }
+
+    pub fn believe_grpc_timeout(mut self) -> Self {
+        self.forward.grpc_timeout_max = Some(Duration::ZERO);
         self
     }
 
