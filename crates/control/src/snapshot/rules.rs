@@ -245,8 +245,8 @@ fn action(
             RouteAction::Forward(Forward {
                 clusters: alive(clusters?),
                 timeout: rule.timeout,
-                // Without a timeout of the route, a deadline that a gRPC client sets counts as it is.
-                grpc_timeout_max: Some(rule.timeout.unwrap_or(Duration::ZERO)),
+                // A deadline that a gRPC client sets counts as it is, beside the route's timeout.
+                grpc_timeout_max: Some(Duration::ZERO),
                 retry: rule.retries.as_ref().map(retry),
                 path_rewrite: forward.rewrite.uri.clone().map(PathRewrite::Prefix),
                 host_rewrite: host_rewrite(rule, forward),

@@ -187,6 +187,24 @@ fn envoy_gets_the_safe_retry_policy_where_the_model_has_none() {
 }
 
 #[test]
+#[allow(deprecated, reason = "the field that Envoy is given")]
+fn envoy_keeps_the_routes_timeout_beside_the_clients_deadline() {
+    let mut table = table(PathMatch::Prefix("/".to_owned()));
+    let second = std::time::Duration::from_secs(1);
+    if let RouteAction::Forward(forward) = &mut table.virtual_hosts[0].routes[0].action {
+        forward.timeout = Some(second);
+        forward.grpc_timeout_max = Some(std::time::Duration::ZERO);
+    }
+    let envoy = super::route::write(&table, &Dialect::Envoy { secrets: false });
+    let action = first_action(&envoy);
+    assert_eq!(action.max_stream_duration, None);
+    assert_eq!((action.timeout, action.max_grpc_timeout), {
+        let second = duration(second);
+        (second, second)
+    });
+}
+
+#[test]
 fn grpc_gets_segments_as_a_regex() {
     let table = table(PathMatch::Segments("/a.b".to_owned()));
     let grpc = super::route::write(&table, &Dialect::Grpc { provider: None });

@@ -65,9 +65,10 @@ pub enum RouteAction {
 pub struct Forward {
     /// One of these by weight, per request. Never empty.
     pub clusters: Vec<WeightedCluster>,
-    /// Whole request including retries; `None` is no limit. On the wire 0 s.
+    /// From the request's end to the response's, retries included; `None` is no limit. On the wire 0 s.
     pub timeout: Option<Duration>,
     /// How far `grpc-timeout` is believed: `None` not at all, 0 without limit (Envoy `max_stream_duration.grpc_timeout_header_max`).
+    /// Counts from the request's arrival, beside `timeout`.
     pub grpc_timeout_max: Option<Duration>,
     /// `None`: the client's own safe default (semantics section 8). `Some` with 0 retries: never.
     pub retry: Option<RetryPolicy>,

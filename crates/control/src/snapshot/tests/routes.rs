@@ -229,7 +229,7 @@ http:
     let routes = routes_of(&mesh, "shop", "storefront");
     let first = forward(&routes[0]);
     assert_eq!(first.timeout, Some(Duration::from_secs(2)));
-    assert_eq!(first.grpc_timeout_max, Some(Duration::from_secs(2)));
+    assert_eq!(first.grpc_timeout_max, Some(Duration::ZERO));
     assert_eq!(first.path_rewrite, Some(PathRewrite::Prefix("/new".into())));
     assert_eq!(first.host_rewrite.as_deref(), Some("inner.example.com"));
     assert_eq!(first.clusters[0].name, format!("outbound|7000||{HOST}"));

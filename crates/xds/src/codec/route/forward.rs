@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::config::route::v3::route_action::{
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+use envoy_types::pb::google::protobuf::Duration as PbDuration;
 
 use super::read_weight;
 use crate::codec::Dialect;
@@ -65,6 +66,7 @@ fn condition(on: RetryOn) -> &'static str {
         .map_or("", |(_, name)| name)
 }
 
+#[allow(deprecated, reason = "`max_grpc_timeout`, see `envoy_grpc_timeout`")]
 pub(super) fn write(
     of: &Forward,
     request_headers: &HeaderMutations,
@@ -108,6 +110,7 @@ pub(super) fn write(
         host_rewrite_specifier: authority.map(HostRewriteSpecifier::HostRewriteLiteral),
         timeout: duration(timeout.unwrap_or_default()),
         max_stream_duration: stream_duration(*timeout, *grpc_timeout_max, dialect),
+        max_grpc_timeout: envoy_grpc_timeout(*timeout, *grpc_timeout_max, dialect),
         retry_policy: retry_policy(retry.as_ref(), dialect),
         ..pb::RouteAction::default()
     }
@@ -124,10 +127,25 @@ fn stream_duration(
             max_stream_duration: duration(timeout.unwrap_or_default()),
             ..MaxStreamDuration::default()
         }),
-        Dialect::Tasuki | Dialect::Envoy { .. } => grpc.map(|max| MaxStreamDuration {
+        Dialect::Tasuki => grpc.map(|max| MaxStreamDuration {
             grpc_timeout_header_max: duration(max),
             ..MaxStreamDuration::default()
         }),
+        Dialect::Envoy { .. } => None,
+    }
+}
+
+/// A `max_stream_duration` of any kind makes Envoy disregard the route's `timeout`, for requests other than gRPC too. So it gets
+/// the deprecated field, as from Istio: the deadline that the client asks for, but no more than the route's timeout.
+fn envoy_grpc_timeout(
+    timeout: Option<Duration>,
+    grpc: Option<Duration>,
+    dialect: &Dialect,
+) -> Option<PbDuration> {
+    match (dialect, grpc?) {
+        (Dialect::Tasuki | Dialect::Grpc { .. }, _) => None,
+        (Dialect::Envoy { .. }, Duration::ZERO) => duration(timeout.unwrap_or_default()),
+        (Dialect::Envoy { .. }, max) => duration(timeout.map_or(max, |timeout| timeout.min(max))),
     }
 }
 
