@@ -9,6 +9,10 @@ use http::{Method, Request, Uri, Version, request};
 
 use crate::error::Error;
 
+pub mod present;
+
+use self::present::{Line, Present};
+
 /// Names of headers of our own.
 pub const ORIG_PROTO: HeaderName = HeaderName::from_static("x-tasuki-orig-proto");
 pub const PEER: HeaderName = HeaderName::from_static("x-tasuki-peer");
@@ -19,6 +23,8 @@ pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Headers that only mesh peers may send, and only to each other.
+const MESH_PREFIX: &str = "x-tasuki-";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -108,9 +114,9 @@ pub fn grpc_timeout_value(left: std::time::Duration) -> HeaderValue {
 ///
 /// # Errors
 /// [`Error::BadRequest`] for what two parsers could read in two ways.
-pub fn admit<B>(request: &mut Request<B>) -> Result<(), Error> {
-    framing(request)?;
-    authority(request)?;
+pub fn admit<B>(request: &mut Request<B>, present: Present) -> Result<(), Error> {
+    framing(request, present)?;
+    authority(request, present)?;
     if request.uri().path_and_query().is_none() && request.method() != Method::CONNECT {
         return Err(Error::BadRequest("no path"));
     }
@@ -118,24 +124,21 @@ pub fn admit<B>(request: &mut Request<B>) -> Result<(), Error> {
 }
 
 /// RFC 9112 section 6: one framing, or none.
-fn framing<B>(request: &Request<B>) -> Result<(), Error> {
+fn framing<B>(request: &Request<B>, present: Present) -> Result<(), Error> {
     let headers = request.headers();
-    let has_encoding = headers.contains_key(header::TRANSFER_ENCODING);
+    let has_encoding = present.has(Line::TransferEncoding);
     if request.version() == Version::HTTP_2 {
         // RFC 9113 section 8.2.2: connection-specific fields make a request malformed.
-        let te_ok = headers
-            .get_all(header::TE)
-            .iter()
-            .all(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-        if has_encoding
-            || headers.contains_key(header::CONNECTION)
-            || headers.contains_key(header::UPGRADE)
-            || !te_ok
-        {
+        let te_ok = !present.has(Line::Te)
+            || headers
+                .get_all(header::TE)
+                .iter()
+                .all(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+        if has_encoding || present.has(Line::Connection) || present.has(Line::Upgrade) || !te_ok {
             return Err(Error::BadRequest("connection-specific header"));
         }
     } else if has_encoding {
-        if headers.contains_key(header::CONTENT_LENGTH) {
+        if present.has(Line::ContentLength) {
             return Err(Error::BadRequest(
                 "both content-length and transfer-encoding",
             ));
@@ -150,6 +153,9 @@ fn framing<B>(request: &Request<B>) -> Result<(), Error> {
             return Err(Error::BadRequest("unknown transfer-encoding"));
         }
     }
+    if !present.has(Line::ContentLength) {
+        return Ok(());
+    }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     if let Some(first) = lengths.next() {
         let digits = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
@@ -161,8 +167,10 @@ fn framing<B>(request: &Request<B>) -> Result<(), Error> {
 }
 
 /// Brings the authority into the URI; `:authority` and Host must agree.
-fn authority<B>(request: &mut Request<B>) -> Result<(), Error> {
-    let host = {
+fn authority<B>(request: &mut Request<B>, present: Present) -> Result<(), Error> {
+    let host = if !present.has(Line::Host) {
+        None
+    } else {
         let mut hosts = request.headers().get_all(header::HOST).iter();
         match (hosts.next(), hosts.next()) {
             (None, _) => None,
@@ -279,11 +287,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Removes every `x-tasuki-*`: only verified mesh peers may speak for the mesh.
 pub fn strip_mesh(headers: &mut HeaderMap) {
-    const PREFIX: &str = "x-tasuki-";
-    if headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+    if headers
+        .keys()
+        .any(|name| name.as_str().starts_with(MESH_PREFIX))
+    {
         let names: Vec<HeaderName> = headers
             .keys()
-            .filter(|name| name.as_str().starts_with(PREFIX))
+            .filter(|name| name.as_str().starts_with(MESH_PREFIX))
             .cloned()
             .collect();
         for name in names {

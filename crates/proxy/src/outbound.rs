@@ -15,7 +15,7 @@ use crate::connection::{Connection, Direction};
 use crate::error::Error;
 use crate::headers::{self, OrigProto};
 use crate::http::{HttpVersion, Interim};
-use crate::observe::RequestRecord;
+use crate::observe::{Protocol, RequestRecord};
 use crate::respond;
 use crate::route::{Action, Forward, Route, RouteTable, WeightedCluster};
 use crate::state::{ListenerName, Lookup};
@@ -184,7 +184,7 @@ async fn forward_to(
         .as_ref()
         .ok_or_else(|| Error::NoCluster(chosen.name.to_string()))?;
     let (mut parts, body) = request.into_parts();
-    let is_grpc = headers::is_grpc(&parts.headers);
+    let is_grpc = record.protocol == Protocol::Grpc;
     let timeouts = Timeouts::of(
         forward,
         &parts.headers,

@@ -10,6 +10,7 @@ use crate::body::Body;
 use crate::connection::{Connection, Direction as Way};
 use crate::error::{Error, RetryClass};
 use crate::headers;
+use crate::headers::present::{Line, Present};
 use crate::http::Interim;
 use crate::observe::{Direction, Protocol, RequestRecord};
 use crate::worker::Worker;
@@ -22,11 +23,21 @@ pub async fn run(
     mut request: Request<Body>,
     interim: &Interim,
 ) -> Response<Body> {
-    let is_grpc = headers::is_grpc(request.headers());
+    let present = Present::of(request.headers());
+    let is_grpc = present.has(Line::ContentType) && headers::is_grpc(request.headers());
     let mut record = Box::new(worker.recorder.request(direction(conn)));
     let activity = worker.drain.activity();
     let uploaded = (!request.body().is_empty()).then(|| request.body_mut().upload());
-    let result = itinerary(worker, conn, request, is_grpc, &mut record, interim).await;
+    let result = itinerary(
+        worker,
+        conn,
+        request,
+        present,
+        is_grpc,
+        &mut record,
+        interim,
+    )
+    .await;
     let mut response = match result {
         Ok(mut response) => {
             clean(&mut response);
@@ -69,16 +80,17 @@ async fn itinerary(
     worker: &Rc<Worker>,
     conn: &Rc<Connection>,
     mut request: Request<Body>,
+    present: Present,
     is_grpc: bool,
     record: &mut RequestRecord,
     interim: &Interim,
 ) -> Result<Response<Body>, Error> {
     let absolute = request.version() != Version::HTTP_2 && request.uri().authority().is_some();
-    let admitted = headers::admit(&mut request);
+    let admitted = headers::admit(&mut request, present);
     if conn.direction != Way::Inbound {
-        request_id::ensure(request.headers_mut());
+        request_id::ensure(request.headers_mut(), present);
     }
-    note(&request, is_grpc, record);
+    note(&request, present, is_grpc, record);
     admitted?;
     if request.method() == Method::CONNECT {
         return Err(Error::NotImplemented("CONNECT"));
@@ -86,14 +98,16 @@ async fn itinerary(
     if request.version() != Version::HTTP_2 {
         headers::strip_hop_by_hop(request.headers_mut());
     }
-    if !conn.is_mesh_peer() {
+    if present.has(Line::Mesh) && !conn.is_mesh_peer() {
         headers::strip_mesh(request.headers_mut());
     }
     match conn.direction {
         Way::Inbound => inbound::handle(worker, conn, request, interim, record).await,
         Way::Outbound | Way::Gateway => {
             // Before a gateway's policies, which would believe it.
-            request.headers_mut().remove(headers::CLIENT_CERT);
+            if present.has(Line::ClientCert) {
+                request.headers_mut().remove(headers::CLIENT_CERT);
+            }
             if let Some(listener) = conn.gateway(&worker.state) {
                 let (mut parts, body) = request.into_parts();
                 listener.authorizer.admit(&conn.source(), &mut parts)?;
@@ -105,7 +119,7 @@ async fn itinerary(
 }
 
 /// What the record says of the request itself.
-fn note(request: &Request<Body>, is_grpc: bool, record: &mut RequestRecord) {
+fn note(request: &Request<Body>, present: Present, is_grpc: bool, record: &mut RequestRecord) {
     record.protocol = match request.version() {
         _ if is_grpc => Protocol::Grpc,
         Version::HTTP_2 => Protocol::Http2,
@@ -116,7 +130,9 @@ fn note(request: &Request<Body>, is_grpc: bool, record: &mut RequestRecord) {
     record.authority = request.uri().authority().cloned();
     record.path = request.uri().path_and_query().cloned();
     record.request_id = request.headers().get(headers::REQUEST_ID).cloned();
-    record.traceparent = request.headers().get(headers::TRACEPARENT).cloned();
+    if present.has(Line::Traceparent) {
+        record.traceparent = request.headers().get(headers::TRACEPARENT).cloned();
+    }
 }
 
 /// What of an upstream's answer is not for the client.

@@ -5,12 +5,17 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::balance;
 use crate::headers::REQUEST_ID;
+use crate::headers::present::{Line, Present};
 
 /// Gives the request an id if its client did not.
-pub fn ensure(headers: &mut HeaderMap) {
-    if !headers.contains_key(REQUEST_ID)
-        && let Ok(id) = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&fresh()))
-    {
+pub fn ensure(headers: &mut HeaderMap, present: Present) {
+    if present.has(Line::RequestId) {
+        return;
+    }
+    if let Ok(mut id) = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&fresh())) {
+        // No secret, but never seen again: "never indexed" (RFC 7541 section 6.2.3) keeps it out of the HPACK tables, where it
+        // would push out the lines that do repeat.
+        id.set_sensitive(true);
         headers.insert(REQUEST_ID, id);
     }
 }
@@ -74,14 +79,19 @@ mod tests {
         );
     }
 
+    fn ensure_in(headers: &mut HeaderMap) {
+        let present = Present::of(headers);
+        ensure(headers, present);
+    }
+
     #[test]
     fn a_clients_own_id_is_kept() {
         let mut headers = HeaderMap::new();
         headers.insert(REQUEST_ID, HeaderValue::from_static("mine"));
-        ensure(&mut headers);
+        ensure_in(&mut headers);
         assert_eq!(headers[REQUEST_ID], "mine");
         headers.clear();
-        ensure(&mut headers);
+        ensure_in(&mut headers);
         assert_eq!(headers[REQUEST_ID].len(), 36);
     }
 }
