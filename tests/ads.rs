@@ -144,6 +144,14 @@ pub fn spoilt(resource: &Resource, from: &str, to: &str) -> Encoded {
     encoded
 }
 
+/// The same, larger than any client takes.
+pub fn enormous(resource: &Resource) -> Encoded {
+    let mut encoded = good(resource);
+    encoded.any.value.resize(65 << 20, 0);
+    encoded.version.push_str("-enormous");
+    encoded
+}
+
 /// Listener, routes, cluster and endpoints, each called `name`, that lead to one address.
 pub fn destination(name: &str, address: SocketAddr) -> [Resource; 4] {
     [

@@ -5,22 +5,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
-use tasuki_e2e::{HOST, VIP, backend, client, http_server};
+use tasuki_e2e::{HOST, VIP, answers, backend, client, http_server, mtls_mode};
 use tasuki_testkit::client::{Ask, connect};
-use tasuki_testkit::mesh::{ControlOptions, Mesh, PodSpec, RunningPod};
+use tasuki_testkit::mesh::{ControlOptions, Mesh, PodSpec};
 use tasuki_testkit::namespace::Namespace;
 use tasuki_testkit::origin::{Kind, Origin};
 use tasuki_testkit::require::{Need, have};
-use tasuki_testkit::wait;
-
-fn answers(pod: &RunningPod) {
-    wait::until("the service answers", Duration::from_secs(15), || {
-        let answer = pod.get(VIP, HOST, "/")?;
-        anyhow::ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
-        Ok(())
-    })
-    .unwrap();
-}
 
 /// What comes back when something is sent there; an error or nothing means refused.
 fn probe(from: &Namespace, target: SocketAddr) -> String {
@@ -82,7 +72,7 @@ fn link_local_ipv6_does_not_get_around_strict() {
     }
     let mesh = Mesh::start("linklocal").unwrap();
     http_server(&mesh).unwrap();
-    mesh.apply("mode", "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: default}\nspec: {mtls: {mode: STRICT}}\n").unwrap();
+    mesh.apply("mode", &mtls_mode("STRICT")).unwrap();
     let server = backend(&mesh, "version-a").unwrap();
     let any6 = SocketAddr::from(([0u16; 8], 8081));
     let _six = Origin::start(&server.pod.namespace, "secret", any6, Kind::Http).unwrap();

@@ -4,11 +4,14 @@
 pub mod ads;
 pub mod gateway;
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use tasuki_testkit::mesh::{Mesh, PodSpec, RunningPod, Sidecar, service};
 use tasuki_testkit::namespace::Namespace;
 use tasuki_testkit::origin::Origin;
 use tasuki_testkit::process::{Launch, Process};
+use tasuki_testkit::wait;
 
 /// The address of the Service `http-server`, reachable only through interception.
 pub const VIP: &str = "10.96.0.10:80";
@@ -46,6 +49,28 @@ pub fn client(mesh: &Mesh, name: &str, namespace: &str) -> Result<(RunningPod, S
     let pod = mesh.pod(PodSpec::new(name).namespace(namespace))?;
     let sidecar = pod.sidecar()?;
     Ok((pod, sidecar))
+}
+
+/// Waits until `http-server` answers the pod's application.
+pub fn answers(pod: &RunningPod) {
+    wait::until("the service answers", Duration::from_secs(30), || {
+        let answer = pod.get(VIP, HOST, "/")?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// The namespace's PeerAuthentication: `STRICT`, `PERMISSIVE` or `DISABLE`.
+pub fn mtls_mode(mode: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: default, namespace: default}}
+spec: {{mtls: {{mode: {mode}}}}}
+"
+    )
 }
 
 /// Applies the Service `http-server` and a DestinationRule whose subsets are its versions.

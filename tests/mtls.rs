@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use tasuki_e2e::{HOST, VIP, backend, client, http_server};
+use tasuki_e2e::{HOST, VIP, answers, backend, client, http_server, mtls_mode};
 use tasuki_identity::ca::CertificateAuthority;
 use tasuki_identity::{
     ClientAuth, Roots, ServerIdentity, SpiffeId, TrustDomain, WorkloadCertificate, client_config,
@@ -18,21 +18,6 @@ use tasuki_testkit::require::{Need, have};
 use tasuki_testkit::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-fn mode(mode: &str) -> String {
-    format!(
-        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: default}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
-    )
-}
-
-fn answers(pod: &tasuki_testkit::mesh::RunningPod) {
-    wait::until("the service answers", Duration::from_secs(15), || {
-        let answer = pod.get(VIP, HOST, "/")?;
-        anyhow::ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
-        Ok(())
-    })
-    .unwrap();
-}
-
 #[test]
 fn strict_refuses_plaintext_and_permissive_takes_both() {
     if !have("mtls: modes", &[Need::Namespaces]) {
@@ -40,7 +25,7 @@ fn strict_refuses_plaintext_and_permissive_takes_both() {
     }
     let mesh = Mesh::start("mtls").unwrap();
     http_server(&mesh).unwrap();
-    mesh.apply("mode", &mode("STRICT")).unwrap();
+    mesh.apply("mode", &mtls_mode("STRICT")).unwrap();
     let server = backend(&mesh, "version-a").unwrap();
     let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
     let stranger = mesh.pod(PodSpec::new("stranger").plain()).unwrap();
@@ -56,7 +41,7 @@ fn strict_refuses_plaintext_and_permissive_takes_both() {
         "STRICT answered plaintext over IPv6"
     );
     let seen = server.origin.controls.seen();
-    mesh.apply("mode", &mode("PERMISSIVE")).unwrap();
+    mesh.apply("mode", &mtls_mode("PERMISSIVE")).unwrap();
     wait::until(
         "PERMISSIVE takes plaintext",
         Duration::from_secs(10),
@@ -126,7 +111,7 @@ fn a_certificate_of_another_ca_is_refused() {
     }
     let mesh = Mesh::start("foreign-ca").unwrap();
     http_server(&mesh).unwrap();
-    mesh.apply("mode", &mode("STRICT")).unwrap();
+    mesh.apply("mode", &mtls_mode("STRICT")).unwrap();
     let server = backend(&mesh, "version-a").unwrap();
     let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
     let stranger = mesh.pod(PodSpec::new("stranger").plain()).unwrap();
@@ -190,7 +175,7 @@ fn tls_of_the_applications_own_passes_through() {
         return;
     }
     let mesh = Mesh::start("tls-through").unwrap();
-    mesh.apply("mode", &mode("STRICT")).unwrap();
+    mesh.apply("mode", &mtls_mode("STRICT")).unwrap();
     let ports = [("tls", 443, 8443)];
     mesh.apply("vault", &service("default", "vault", "10.96.0.30", &ports))
         .unwrap();
@@ -327,7 +312,7 @@ fn short_lived_certificates_and_tokens_lose_nothing() {
     };
     let mesh = Mesh::start_with("renewal", options).unwrap();
     http_server(&mesh).unwrap();
-    mesh.apply("mode", &mode("STRICT")).unwrap();
+    mesh.apply("mode", &mtls_mode("STRICT")).unwrap();
     let spec = PodSpec::new("version-a")
         .account("http-server")
         .label("app", "http-server")
@@ -375,7 +360,7 @@ fn a_rotation_of_the_root_loses_nothing() {
     };
     let mesh = Mesh::start_with("rotation", options).unwrap();
     http_server(&mesh).unwrap();
-    mesh.apply("mode", &mode("STRICT")).unwrap();
+    mesh.apply("mode", &mtls_mode("STRICT")).unwrap();
     let server = backend(&mesh, "version-a").unwrap();
     let (pod, sidecar) = client(&mesh, "client", "default").unwrap();
     answers(&pod);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::binaries;
 use crate::client::Ask;
@@ -116,12 +116,17 @@ impl Mesh {
             log_dir: &self.logs(),
         })?;
         *self.lock_control() = Some(process);
-        wait::until("the control plane is ready", READY, || {
-            if let Some(status) = self.lock_control().as_mut().and_then(Process::ended) {
-                anyhow::bail!("it ended: {status}: {}", self.control_log());
+        let ended = wait::until("the control plane is ready", READY, || {
+            let ended = self.lock_control().as_mut().and_then(Process::ended);
+            match ended {
+                Some(status) => Ok(Some(status)),
+                None => self.control_get("/ready").map(|_| None),
             }
-            self.control_get("/ready").map(drop)
-        })
+        })?;
+        match ended {
+            Some(status) => bail!("the control plane ended: {status}: {}", self.control_log()),
+            None => Ok(()),
+        }
     }
 
     fn lock_control(&self) -> std::sync::MutexGuard<'_, Option<Process>> {

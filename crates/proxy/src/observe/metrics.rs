@@ -72,6 +72,7 @@ pub struct Metrics {
     pub subscriptions: IntGauge,
     pub certificate_renewals: IntCounterVec,
     pub certificate_expiry: IntGauge,
+    pub state_unsaved: IntGauge,
     pub state_write_failures: IntCounter,
     pub snapshot_generation: IntGauge,
     pub peers: Peers,
@@ -206,6 +207,11 @@ impl Metrics {
                 r,
                 "tasuki_certificate_expiry_timestamp_seconds",
                 "When the workload certificate expires.",
+            )?,
+            state_unsaved: gauge(
+                r,
+                "tasuki_state_unsaved_resources",
+                "Resources that the state dir does not have in their present form yet.",
             )?,
             state_write_failures: counter(
                 r,

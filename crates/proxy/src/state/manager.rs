@@ -332,6 +332,7 @@ impl Manager {
         self.metrics
             .subscriptions
             .set(self.deps.subscriptions() as i64);
+        self.metrics.state_unsaved.set(self.unsaved.len() as i64);
         self.publish();
         self.answer();
     }
