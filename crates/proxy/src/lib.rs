@@ -18,6 +18,7 @@ pub mod detect;
 pub mod drain;
 pub mod eject;
 pub mod error;
+pub mod fast_map;
 pub mod gateway;
 pub mod headers;
 pub mod http;

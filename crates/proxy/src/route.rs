@@ -2,7 +2,6 @@
 //!
 //! Compiling resolves cluster names and parses everything that a request would otherwise parse; a request only compares.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tasuki_xds::model::route::RetryPolicy;
 
 use crate::balance;
 use crate::cluster::Cluster;
+use crate::fast_map::FastMap;
 use crate::headers;
 
 pub mod matching;
@@ -30,7 +30,7 @@ use self::rewrite::PathRewrite;
 pub struct RouteTable {
     pub name: String,
     hosts: Vec<VirtualHost>,
-    exact: HashMap<String, usize>,
+    exact: FastMap<String, usize>,
     /// `*.example.com` as `.example.com`; longest first.
     suffixes: Vec<(String, usize)>,
     /// `example.*` as `example.`; longest first.

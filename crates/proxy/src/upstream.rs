@@ -4,7 +4,6 @@
 //! ([`crate::error::RetryClass`]).
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use crate::body::Body;
 use crate::breaker::{Kind, Permit};
 use crate::cluster::{Cluster, Endpoint};
 use crate::error::Error;
+use crate::fast_map::FastMap;
 use crate::http::{HttpVersion, Interim};
 use crate::worker::Worker;
 
@@ -46,8 +46,8 @@ pub struct Target<'a> {
 /// Connections of one worker, by endpoint. Nothing here is shared with other threads.
 #[derive(Default)]
 pub struct Pools {
-    h2: RefCell<HashMap<Key, Rc<h2::Pool>>>,
-    h1: RefCell<HashMap<Key, Rc<h1::Pool>>>,
+    h2: RefCell<FastMap<Key, Rc<h2::Pool>>>,
+    h1: RefCell<FastMap<Key, Rc<h1::Pool>>>,
 }
 
 /// What makes a connection reusable: the endpoint, and how it is secured.

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::metrics::{ENDS_LEN, Metrics, end_labels};
 use super::peer::{Destination, Party};
 use super::record::{Direction, Flags, Protocol};
+use crate::fast_map::FastMap;
 
 /// Pairs of ends that one worker keeps handles of. Beyond it the cache starts anew; the series stay.
 const CACHED: usize = 4_096;
@@ -44,7 +45,7 @@ struct Key {
 /// The handles of one worker.
 #[derive(Default)]
 pub struct TrafficCache {
-    entries: HashMap<Key, Entry>,
+    entries: FastMap<Key, Entry>,
     /// Who this proxy was when the cache was filled.
     own: Option<Arc<Party>>,
     /// The same handles by what they say: ends that are equal but not the same share them.

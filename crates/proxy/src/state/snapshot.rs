@@ -9,6 +9,7 @@ use tasuki_xds::model::endpoint::WorkloadRef;
 
 use super::{ListenerName, Outbound};
 use crate::cluster::Cluster;
+use crate::fast_map::FastMap;
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 
@@ -17,7 +18,7 @@ use crate::inbound::Inbound;
 pub struct Snapshot {
     /// Grows with each snapshot. A connection that cached an [`Outbound`] looks again when this moved.
     pub generation: u64,
-    pub outbound: HashMap<ListenerName, Arc<Outbound>>,
+    pub outbound: FastMap<ListenerName, Arc<Outbound>>,
     /// The workload's own ports; `None` until the control plane has said.
     pub inbound: Option<Arc<Inbound>>,
     /// What `inbound` was compiled from, for the dump.
@@ -47,7 +48,7 @@ impl Snapshot {
     pub fn empty() -> Snapshot {
         Snapshot {
             generation: 0,
-            outbound: HashMap::new(),
+            outbound: FastMap::default(),
             inbound: None,
             inbound_source: None,
             passthrough: Outbound::refuse(),
