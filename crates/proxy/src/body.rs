@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::error::Error;
+use crate::headers;
 use crate::upstream::gate::Gate;
 
 pub mod pump;
@@ -190,7 +191,7 @@ impl Body {
             ready!(gate.poll(cx));
             self.gate = None;
         }
-        let frame = match ready!(self.kind.poll(cx, self.side)) {
+        let mut frame = match ready!(self.kind.poll(cx, self.side)) {
             None => {
                 self.finish();
                 return Poll::Ready(None);
@@ -198,16 +199,19 @@ impl Body {
             Some(Err(error)) => return Poll::Ready(Some(Err(self.fail(error)))),
             Some(Ok(frame)) => frame,
         };
+        if let Some(trailers) = frame.trailers_mut()
+            && !matches!(self.kind, Kind::Replay(_))
+        {
+            headers::clean_trailers(trailers);
+            // Nothing comes after trailers, and not every source says so by itself.
+            self.kind = Kind::Empty;
+            self.end_upload();
+        }
         if let (Some(upload), Some(data)) = (&self.upload, frame.data_ref()) {
             upload.passed(data.len());
         }
         if let Some(tail) = &mut self.tail {
             tail.frame(&frame);
-        }
-        if frame.is_trailers() && !matches!(self.kind, Kind::Replay(_)) {
-            // Nothing comes after trailers, and not every source says so by itself.
-            self.kind = Kind::Empty;
-            self.end_upload();
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -287,13 +287,44 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Removes every `x-tasuki-*`: only verified mesh peers may speak for the mesh.
 pub fn strip_mesh(headers: &mut HeaderMap) {
-    if headers
-        .keys()
-        .any(|name| name.as_str().starts_with(MESH_PREFIX))
-    {
+    remove_if(headers, is_mesh);
+}
+
+/// Removes from trailers what nobody may say there: what concerns one connection or frames and routes a message (RFC 9110 section
+/// 6.5.1), and what only the mesh says, which it says in heads.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    if trailers.contains_key(header::CONNECTION) {
+        strip_hop_by_hop(trailers);
+    }
+    remove_if(trailers, |name| {
+        is_mesh(name)
+            || matches!(
+                name.as_str(),
+                "connection"
+                    | "content-length"
+                    | "host"
+                    | "keep-alive"
+                    | "proxy-authenticate"
+                    | "proxy-connection"
+                    | "te"
+                    | "trailer"
+                    | "transfer-encoding"
+                    | "upgrade"
+                    | "x-forwarded-client-cert"
+            )
+    });
+}
+
+fn is_mesh(name: &HeaderName) -> bool {
+    name.as_str().starts_with(MESH_PREFIX)
+}
+
+/// One look over the names that are there, of which hardly ever one is meant; nothing is set aside until then.
+fn remove_if(headers: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().any(&is_meant) {
         let names: Vec<HeaderName> = headers
             .keys()
-            .filter(|name| name.as_str().starts_with(MESH_PREFIX))
+            .filter(|name| is_meant(name))
             .cloned()
             .collect();
         for name in names {

@@ -177,3 +177,24 @@ fn canonical_hosts() {
     assert_eq!(canonical_host("[FD00::1]", 80), "[fd00::1]:80");
     assert_eq!(canonical_host("[fd00::1]:81", 80), "[fd00::1]:81");
 }
+
+#[test]
+fn trailers_say_nothing_that_belongs_into_a_head() {
+    let mut trailers = HeaderMap::new();
+    for name in [
+        "grpc-status",
+        "x-checksum",
+        "x-tasuki-peer",
+        "x-forwarded-client-cert",
+        "transfer-encoding",
+        "content-length",
+        "host",
+        "x-named",
+    ] {
+        trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+    }
+    trailers.insert(header::CONNECTION, HeaderValue::from_static("x-named"));
+    clean_trailers(&mut trailers);
+    let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+    assert_eq!(left, ["grpc-status", "x-checksum"]);
+}

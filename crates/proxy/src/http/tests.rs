@@ -27,7 +27,9 @@ fn http2_carries_headers_bodies_and_trailers() {
             assert!(!request.headers.contains_key("x-forwarded-client-cert"));
             assert!(!request.headers.contains_key("x-tasuki-peer"));
             assert_eq!(request.trailers.as_ref().unwrap()["x-end"], "t");
-            Answer::ok(&request.body).trailer("grpc-status", "0")
+            Answer::ok(&request.body)
+                .trailer("grpc-status", "0")
+                .trailer("x-tasuki-reason", "a lie")
         })
         .await;
         let hop = Hop::to(&origin).start().await;
@@ -48,7 +50,9 @@ fn http2_carries_headers_bodies_and_trailers() {
             (response.status, &response.body[..]),
             (StatusCode::OK, &b"hello"[..])
         );
-        assert_eq!(response.trailers.unwrap()["grpc-status"], "0");
+        let trailers = response.trailers.unwrap();
+        assert_eq!(trailers["grpc-status"], "0");
+        assert_eq!(trailers.len(), 1);
     });
 }
 
