@@ -77,4 +77,4 @@ impl Interim {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -166,13 +166,13 @@ pub async fn proxy(
     conn: Rc<Connection>,
     stream: Stream,
     target: Target,
-    leg: Option<Leg>,
+    leg: Option<Box<Leg>>,
 ) {
     let mut record = record(&worker, &conn);
     // Raw bytes cannot be told to go elsewhere: a drain waits for them.
     let _activity = worker.drain.activity();
     let leg = match leg {
-        Some(leg) => Ok(leg),
+        Some(leg) => Ok(*leg),
         None => connect(&worker, &conn, &target).await,
     };
     match leg {

@@ -12,7 +12,6 @@ use http::{Request, Response};
 use tasuki_xds::model::cluster::{Discovery, HttpProtocol};
 
 use crate::body::Body;
-use crate::breaker::{Kind, Permit};
 use crate::cluster::{Cluster, Endpoint};
 use crate::error::Error;
 use crate::fast_map::FastMap;
@@ -48,6 +47,7 @@ pub struct Target<'a> {
 pub struct Pools {
     h2: RefCell<FastMap<Key, Rc<h2::Pool>>>,
     h1: RefCell<FastMap<Key, Rc<h1::Pool>>>,
+    raw: pool::Raw,
 }
 
 /// What makes a connection reusable: the endpoint, and how it is secured.
@@ -156,8 +156,14 @@ pub async fn connect_tcp(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
 ) -> Result<Connected, Error> {
-    let permit = Permit::acquire(cluster, Kind::Connection)?;
-    connect::connect(worker, cluster, endpoint, connect::Use::Tcp, permit).await
+    let (raw, others) = worker.pools.raw.enter(cluster);
+    let permit =
+        pool::connection_permit(cluster, others).ok_or(Error::Overflow("max_connections"))?;
+    let connected = connect::connect(worker, cluster, endpoint, connect::Use::Tcp, permit).await?;
+    Ok(Connected {
+        raw: Some(raw),
+        ..connected
+    })
 }
 
 /// The address from which an original-destination cluster dials, if it says (127.0.0.6 inbound).

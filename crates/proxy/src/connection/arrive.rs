@@ -123,7 +123,7 @@ async fn enter(
     mut stream: Stream,
     (generation, chain): (u64, Arc<Chain>),
     spoken: Spoken,
-    leg: Option<Leg>,
+    leg: Option<Box<Leg>>,
 ) {
     let mut version = if spoken == Spoken::Http2 {
         HttpVersion::Http2

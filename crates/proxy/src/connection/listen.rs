@@ -15,8 +15,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 /// Who spoke first, and what.
 pub(super) enum Found {
     Client(Spoken),
-    /// The server, on this connection to it.
-    Server(Leg),
+    /// The server, on this connection to it; boxed, because hardly any connection has one and all would keep room for it.
+    Server(Box<Leg>),
     /// The client left, or never began.
     Nobody,
 }
@@ -69,7 +69,7 @@ async fn whoever_speaks(
 ) -> Found {
     // The client's first bytes are not waited for while connecting: they stay in the socket.
     let leg = match Box::pin(tcp::connect(worker, conn, target)).await {
-        Ok(leg) => Some(leg),
+        Ok(leg) => Some(Box::new(leg)),
         Err(error) => {
             tracing::debug!(%error, "no server to speak first");
             None

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 mod support;
 
+pub use support::cluster;
 use support::{
     Answer, Domain, Hop, Origin, beside, call, get, local, post, read_until, retry_policy,
 };
@@ -694,6 +695,40 @@ fn an_idle_http1_connection_is_closed_in_time() {
         read_until(&mut io, "\r\n\r\nok").await;
         // Although nobody asks for anything more.
         seen.until(|seen| seen.ended.get() == 1).await;
+    });
+}
+
+#[test]
+fn an_answer_before_the_requests_end_does_not_hold_up_others() {
+    local(async {
+        let origin = Origin::raw(|mut io: TcpStream| async move {
+            loop {
+                let head = read_until(&mut io, "\r\n\r\n").await;
+                if head.starts_with("closed") {
+                    return;
+                }
+                io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                    .await
+                    .unwrap();
+                if head.starts_with("POST") && !head.contains("0\r\n\r\n") {
+                    read_until(&mut io, "0\r\n\r\n").await;
+                }
+            }
+        })
+        .await;
+        let hop = Hop::to(&origin).protocol(HttpProtocol::Http1).start().await;
+        let mut client = hop.h2().await;
+        let (response, mut send) = client.start(post("/", "").map(drop), false).await;
+        let early = response.await.unwrap();
+        assert_eq!(client.send(get("/")).await.unwrap().body, b"ok");
+        assert_eq!(origin.connections(), 2);
+        let mut body = early.into_body();
+        assert_eq!(&body.data().await.unwrap().unwrap()[..], b"ok");
+        send.send_data(Bytes::from_static(b"late"), true).unwrap();
+        for _ in 0..3 {
+            assert_eq!(client.send(get("/")).await.unwrap().body, b"ok");
+        }
+        assert_eq!(origin.connections(), 2);
     });
 }
 

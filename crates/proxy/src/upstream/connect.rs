@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use super::bind_address;
 use super::io::Io;
+use super::pool::RawPlace;
 use super::tls::{self, Security};
 use crate::breaker::Permit;
 use crate::cluster::{Cluster, Endpoint};
@@ -33,6 +34,8 @@ pub struct Connected {
     /// Both ends have shown a workload certificate.
     pub mutual_tls: bool,
     pub permit: Permit,
+    /// Its place among this worker's raw connections.
+    pub raw: Option<RawPlace>,
 }
 
 /// Connects to `endpoint`.
@@ -67,6 +70,7 @@ pub async fn connect(
         io,
         mutual_tls: security.is_mutual(),
         permit,
+        raw: None,
     })
 }
 

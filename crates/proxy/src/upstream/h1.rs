@@ -39,7 +39,7 @@ const STALE_CONNECTIONS: usize = 16;
 pub struct Pool {
     idle: RefCell<Vec<(Connection, Instant)>>,
     open: Rc<Cell<usize>>,
-    queue: Queue<Connection>,
+    queue: Queue<Offer>,
 }
 
 /// One open connection that nobody uses now.
@@ -57,20 +57,50 @@ pub struct Checkout {
     pool: Rc<Pool>,
 }
 
+/// A connection on its way to who waits for it; back into the pool if that one has left.
+struct Offer {
+    connection: Option<Connection>,
+    pool: Rc<Pool>,
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.put(connection);
+        }
+    }
+}
+
 impl Checkout {
     /// Back into the pool, or to the next in the queue.
     pub fn give_back(self) {
-        let Self { connection, pool } = self;
+        let Self {
+            mut connection,
+            pool,
+        } = self;
         if connection.send.is_closed() || connection.is_used_up() {
             return;
         }
-        pool.put(connection);
+        if connection.send.is_ready() {
+            return pool.put(connection);
+        }
+        // The answer came before the request's end. Nobody shall have to wait for that; the connection is good afterwards.
+        tokio::task::spawn_local(async move {
+            if connection.send.ready().await.is_ok() {
+                pool.put(connection);
+            }
+        });
     }
 }
 
 impl Connection {
     fn is_used_up(&self) -> bool {
         self.max_requests != 0 && self.used >= self.max_requests
+    }
+
+    /// Open, and not idle for too long.
+    fn is_usable(&self, idle_since: Instant) -> bool {
+        !self.send.is_closed() && idle_since.elapsed() < self.idle_timeout
     }
 }
 
@@ -83,35 +113,35 @@ impl Pool {
         self.open.get() == 0 && self.queue.opening() == 0 && self.queue.is_empty()
     }
 
-    fn put(&self, connection: Connection) {
+    fn put(self: &Rc<Self>, connection: Connection) {
         let Some(waiter) = self.queue.next() else {
             self.idle.borrow_mut().push((connection, Instant::now()));
             return;
         };
-        if let Err(Ok(connection)) = waiter.send(Ok(connection)) {
-            self.idle.borrow_mut().push((connection, Instant::now()));
-        }
+        let offer = Offer {
+            connection: Some(connection),
+            pool: self.clone(),
+        };
+        // One who leaves in this instant drops the offer, which goes to the next.
+        drop(waiter.send(Ok(offer)));
     }
 
     /// Throws away connections that ended or have been idle for too long.
     fn forget_idle(&self) {
-        let now = Instant::now();
-        self.idle.borrow_mut().retain(|(connection, since)| {
-            !connection.send.is_closed() && now - *since < connection.idle_timeout
-        });
+        self.idle
+            .borrow_mut()
+            .retain(|(connection, since)| connection.is_usable(*since));
     }
 
     /// The idle connection used last.
     fn idle(&self) -> Option<Connection> {
-        if self.idle.borrow().is_empty() {
-            return None;
-        }
-        self.forget_idle();
         let mut idle = self.idle.borrow_mut();
-        let ready = idle
-            .iter()
-            .rposition(|(connection, _)| connection.send.is_ready())?;
-        Some(idle.remove(ready).0)
+        while let Some((connection, since)) = idle.pop() {
+            if connection.is_usable(since) && connection.send.is_ready() {
+                return Some(connection);
+            }
+        }
+        None
     }
 
     async fn checkout(
@@ -121,20 +151,30 @@ impl Pool {
     ) -> Result<Checkout, Error> {
         let mut connection = match self.idle() {
             Some(connection) => connection,
-            None => {
-                let _pending = Permit::acquire(target.cluster, Kind::Pending)?;
-                let waiting = self.queue.enter();
-                self.open(worker, target.cluster, target.endpoint);
-                waiting
-                    .await
-                    .unwrap_or(Err(Error::Refused("worker ends")))?
-            }
+            None => self.wait(worker, target).await?,
         };
         connection.used += 1;
         Ok(Checkout {
             connection,
             pool: self.clone(),
         })
+    }
+
+    /// The next connection that is given back or opened.
+    async fn wait(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        target: &Target<'_>,
+    ) -> Result<Connection, Error> {
+        let _pending = Permit::acquire(target.cluster, Kind::Pending)?;
+        let waiting = self.queue.enter();
+        self.open(worker, target.cluster, target.endpoint);
+        let mut offer = waiting.await?;
+        // Never without: it is taken only here.
+        offer
+            .connection
+            .take()
+            .ok_or(Error::Refused("no connection"))
     }
 
     /// Opens a connection for the queue if the limits allow; otherwise the next one given back serves it.

@@ -139,8 +139,7 @@ impl Pool {
         let _pending = Permit::acquire(target.cluster, Kind::Pending)?;
         let waiting = self.queue.enter();
         self.open(worker, target.cluster, target.endpoint);
-        // The sender is gone only when the worker ends.
-        waiting.await.unwrap_or(Err(Error::Refused("worker ends")))
+        waiting.await
     }
 
     /// Opens a connection if those being opened are not enough for the queue and the limits allow.

@@ -144,6 +144,25 @@ pub async fn read_until(io: &mut TcpStream, end: &str) -> String {
     }
 }
 
+/// A cluster with nothing configured.
+pub fn cluster(name: &str) -> model::Cluster {
+    model::Cluster {
+        name: name.into(),
+        discovery: Discovery::Eds { service_name: None },
+        connect_timeout: Duration::from_secs(5),
+        balance: Balance::RoundRobin,
+        limits: Limits::default(),
+        retry_budget: None,
+        outliers: None,
+        tls: Vec::new(),
+        http: HttpProtocol::Downstream,
+        panic_percent: 0,
+        service: None,
+        keepalive: None,
+        idle_timeout: None,
+    }
+}
+
 /// The proxy as an explicit outbound listener.
 pub struct Hop {
     endpoints: Vec<SocketAddr>,
@@ -163,21 +182,7 @@ impl Hop {
     }
 
     pub fn to_address(address: SocketAddr) -> Self {
-        let cluster = model::Cluster {
-            name: "c".into(),
-            discovery: Discovery::Eds { service_name: None },
-            connect_timeout: Duration::from_secs(5),
-            balance: Balance::RoundRobin,
-            limits: Limits::default(),
-            retry_budget: None,
-            outliers: None,
-            tls: Vec::new(),
-            http: HttpProtocol::Downstream,
-            panic_percent: 0,
-            service: None,
-            keepalive: None,
-            idle_timeout: None,
-        };
+        let cluster = cluster("c");
         let weighted = WeightedCluster {
             name: "c".into(),
             weight: 1,
