@@ -31,7 +31,7 @@ pub struct Watch {
     work: Arc<Work>,
 }
 
-/// Something that must not be cut off: a request, a TCP connection, an HTTP/2 connection that was not told yet.
+/// Something that must not be cut off: a request, a TCP connection, an answer that its client has not taken yet.
 #[derive(Debug)]
 pub struct Activity {
     work: Arc<Work>,

@@ -12,6 +12,9 @@ use crate::worker::Worker;
 
 pub mod h1;
 pub mod h2;
+mod unsent;
+
+use self::unsent::Unsent;
 
 /// What detection or ALPN said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +29,7 @@ pub async fn serve<IO>(worker: Rc<Worker>, conn: Rc<Connection>, io: IO, version
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let io = Unsent::new(io, &worker.drain);
     match version {
         HttpVersion::Http1 => h1::serve(worker, conn, io).await,
         HttpVersion::Http2 => h2::serve(worker, conn, io).await,

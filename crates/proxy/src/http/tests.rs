@@ -13,6 +13,8 @@ use tasuki_xds::model::route::{RetryOn, RetryPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::drain::Drain;
+
 mod support;
 
 pub use support::cluster;
@@ -1092,5 +1094,63 @@ fn a_request_gets_an_id_at_its_first_hop_and_keeps_the_one_it_has() {
         // Inbound, where a request without one did not come from the mesh.
         let mut client = beside(&origin, Vec::new()).await.h2().await;
         assert_eq!(client.send(get("/")).await.unwrap().body, b"");
+    });
+}
+
+/// Too much for the kernel, little enough for the HTTP libraries to take at once.
+const ANSWER: usize = 200 * 1024;
+
+/// Starts the drain, which must not end while the client reads nothing.
+async fn drains_not(drain: &Drain) {
+    drain.start();
+    let ended = drain.finished(Duration::from_secs(60));
+    let ended = tokio::time::timeout(Duration::from_millis(1_500), ended).await;
+    assert!(ended.is_err(), "the answer was given up");
+}
+
+#[test]
+fn a_drain_waits_for_an_http1_client_that_reads_slowly() {
+    local(async {
+        let origin = Origin::h1(|_| Answer::ok(&[b'x'; ANSWER])).await;
+        let hop = Hop::to(&origin).narrow().start().await;
+        let mut io = hop.narrow_tcp().await;
+        io.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        origin.reached(1).await;
+        drains_not(&hop.drain).await;
+        let mut answer = Vec::new();
+        io.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.len() > ANSWER, "{}", answer.len());
+        assert_eq!(hop.drain.finished(Duration::from_secs(60)).await, 0);
+    });
+}
+
+#[test]
+fn a_drain_waits_for_an_http2_client_that_reads_slowly() {
+    local(async {
+        let origin = Origin::h2(|_| Answer::ok(&[b'x'; ANSWER])).await;
+        let hop = Hop::to(&origin).narrow().start().await;
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(1 << 20)
+            .initial_connection_window_size(1 << 20);
+        let io = hop.narrow_tcp().await;
+        let (mut send, mut connection) = builder.handshake::<_, Bytes>(io).await.unwrap();
+        let (response, _) = send.send_request(get("/").map(drop), true).unwrap();
+        tokio::select! {
+            ended = &mut connection => panic!("{ended:?}"),
+            () = origin.reached(1) => {}
+        }
+        // Nobody reads the connection meanwhile.
+        drains_not(&hop.drain).await;
+        tokio::task::spawn_local(async move { drop(connection.await) });
+        let mut body = response.await.unwrap().into_body();
+        let mut length = 0;
+        while let Some(data) = body.data().await {
+            length += data.unwrap().len();
+        }
+        assert_eq!(length, ANSWER);
+        assert_eq!(hop.drain.finished(Duration::from_secs(60)).await, 0);
     });
 }

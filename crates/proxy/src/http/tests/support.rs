@@ -170,10 +170,12 @@ pub struct Hop {
     forward: Forward,
     identity: Option<Arc<Identity>>,
     peers: Option<Vec<String>>,
+    narrow: bool,
 }
 
 pub struct Running {
     address: SocketAddr,
+    pub drain: Drain,
 }
 
 impl Hop {
@@ -203,7 +205,14 @@ impl Hop {
             forward,
             identity: None,
             peers: None,
+            narrow: false,
         }
+    }
+
+    /// The kernel takes little of what is sent to the client.
+    pub fn narrow(mut self) -> Self {
+        self.narrow = true;
+        self
     }
 
     pub fn and(mut self, origin: &Origin) -> Self {
@@ -285,16 +294,21 @@ impl Hop {
     }
 
     pub async fn start(self) -> Running {
-        let worker = worker(self.snapshot());
+        let drain = Drain::new();
+        let worker = worker(self.snapshot(), &drain);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             while let Ok((stream, peer)) = listener.accept().await {
+                if self.narrow {
+                    let socket = socket2::SockRef::from(&stream);
+                    socket.set_send_buffer_size(4_096).unwrap();
+                }
                 let name = ListenerName::exact("hop.test:80");
                 spawn_local(connection::outbound_to(worker.clone(), stream, peer, name));
             }
         });
-        Running { address }
+        Running { address, drain }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -390,7 +404,8 @@ pub async fn beside(application: &Origin, rbac: Vec<Rbac>) -> Running {
     let mut snapshot = Snapshot::empty();
     snapshot.generation = 1;
     snapshot.inbound = Some(Arc::new(inbound));
-    let worker = worker(snapshot);
+    let drain = Drain::new();
+    let worker = worker(snapshot, &drain);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     spawn_local(async move {
@@ -398,7 +413,7 @@ pub async fn beside(application: &Origin, rbac: Vec<Rbac>) -> Running {
             spawn_local(connection::inbound_to(worker.clone(), stream, peer, port));
         }
     });
-    Running { address }
+    Running { address, drain }
 }
 
 impl Running {
@@ -408,6 +423,13 @@ impl Running {
 
     pub async fn tcp(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// A client's socket whose kernel reads little ahead.
+    pub async fn narrow_tcp(&self) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        socket.connect(self.address).await.unwrap()
     }
 
     pub async fn h2(&self) -> Client {
@@ -422,7 +444,7 @@ impl Running {
     }
 }
 
-fn worker(snapshot: Snapshot) -> Rc<Worker> {
+fn worker(snapshot: Snapshot, drain: &Drain) -> Rc<Worker> {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (access_log, _) =
         AccessLog::stdout(AccessLogMode::Off, metrics.access_log_dropped.clone()).unwrap();
@@ -435,8 +457,7 @@ fn worker(snapshot: Snapshot) -> Rc<Worker> {
         settings,
         state,
         pools: upstream::Pools::new(),
-        // The drain's other side may go: nothing drains here.
-        drain: Drain::new().watch(),
+        drain: drain.watch(),
         metrics: metrics.clone(),
         access_log: access_log.clone(),
         recorder: Recorder::new(metrics, access_log),
