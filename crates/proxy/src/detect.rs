@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
+use crate::http::h1::HEAD_TIMEOUT;
 use crate::stream::Stream;
 
 pub mod client_hello;
@@ -31,6 +32,16 @@ pub const SILENCE: Duration = Duration::from_millis(100);
 
 /// A client that has begun, but whose bytes decide nothing for this long, speaks something else.
 const UNDECIDED: Duration = Duration::from_secs(5);
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The server may speak first: [`SILENCE`] ends the detection, and a client that hesitates speaks something else.
+    Briefly,
+    /// The client must speak, and begin within this time. The port is never timed out of detection: a client that has begun
+    /// and takes longer than a request's head may is not waited for.
+    ForClient(Duration),
+}
 
 /// What the client speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,17 +70,26 @@ pub enum Detected {
     Ended,
 }
 
-/// Looks at what the client sends until it is told apart. `silence` bounds the wait for the first byte;
-/// without it the wait is as long as the client's patience.
-pub async fn detect(
-    stream: &mut Stream,
-    expect: Expect,
-    silence: Option<Duration>,
-) -> io::Result<Detected> {
+/// Looks at what the client sends until it is told apart.
+///
+/// # Errors
+/// What reading fails with; `TimedOut` when the client must speak and is too slow about it.
+pub async fn detect(stream: &mut Stream, expect: Expect, wait: Wait) -> io::Result<Detected> {
     let mut read = BytesMut::new();
-    let detected = look(stream, &mut read, expect, silence, None).await;
+    let (first, slow) = match wait {
+        Wait::Briefly => (SILENCE, Slow::SpeaksOtherwise),
+        Wait::ForClient(first) => (first, Slow::IsLost),
+    };
+    let detected = look(stream, &mut read, expect, Some(first), slow).await;
     stream.unread(read.freeze());
     detected
+}
+
+/// What becomes of a client that has begun and then hesitates.
+#[derive(Clone, Copy)]
+enum Slow {
+    SpeaksOtherwise,
+    IsLost,
 }
 
 /// As [`detect`] on a connection that was silent, while `upstream` may speak first. What the server said first
@@ -83,30 +103,28 @@ pub async fn detect_or_hear<U: AsyncRead + Unpin>(
     let mut read = BytesMut::new();
     // Both reads may be abandoned half-way: bytes that were read stay in their buffers.
     let detected = tokio::select! {
-        detected = look(stream, &mut read, expect, None, Some(UNDECIDED)) => detected.map(Some),
+        detected = look(stream, &mut read, expect, None, Slow::SpeaksOtherwise) => detected.map(Some),
         heard = upstream.read_buf(said) => heard.map(|_| None),
     };
     stream.unread(read.freeze());
     detected
 }
 
-/// `silence` bounds the wait for the first byte, `undecided` the time after it.
+/// `first` bounds the wait for the first byte; `slow` says how long the rest may take, and what follows.
 async fn look(
     stream: &mut Stream,
     read: &mut BytesMut,
     expect: Expect,
-    silence: Option<Duration>,
-    undecided: Option<Duration>,
+    first: Option<Duration>,
+    slow: Slow,
 ) -> io::Result<Detected> {
-    // Only where the server may speak first is a hesitating client given up on: declared ports wait.
-    let undecided = undecided.or(silence.map(|_| UNDECIDED));
-    let mut deadline = silence.map(|silence| Instant::now() + silence);
+    let mut deadline = first.map(|first| Instant::now() + first);
     loop {
         let length = match deadline {
             Some(deadline) => match timeout_at(deadline, read_some(stream, read)).await {
                 Ok(length) => length?,
                 Err(_) if read.is_empty() => return Ok(Detected::Silent),
-                Err(_) => return Ok(Detected::Spoken(Spoken::Raw)),
+                Err(_) => return slow.gives_up(),
             },
             None => read_some(stream, read).await?,
         };
@@ -124,7 +142,24 @@ async fn look(
             return Ok(Detected::Spoken(at_limit(read, expect)));
         }
         if read.len() == length {
-            deadline = undecided.map(|undecided| Instant::now() + undecided);
+            // From the first byte on, however many follow.
+            deadline = Some(Instant::now() + slow.time());
+        }
+    }
+}
+
+impl Slow {
+    fn time(self) -> Duration {
+        match self {
+            Self::SpeaksOtherwise => UNDECIDED,
+            Self::IsLost => HEAD_TIMEOUT,
+        }
+    }
+
+    fn gives_up(self) -> io::Result<Detected> {
+        match self {
+            Self::SpeaksOtherwise => Ok(Detected::Spoken(Spoken::Raw)),
+            Self::IsLost => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 }

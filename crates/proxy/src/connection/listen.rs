@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Connection;
-use crate::detect::{Detected, Expect, SILENCE, Spoken, detect, detect_or_hear};
+use crate::detect::{Detected, Expect, Spoken, Wait, detect, detect_or_hear};
 use crate::stream::Stream;
 use crate::tcp::{self, Leg, Target as TcpTarget};
 use crate::worker::Worker;
@@ -31,20 +31,12 @@ pub(super) async fn listen(
     server_first: Option<TcpTarget>,
     patience: Duration,
 ) -> Found {
-    let silence = if server_first.is_some() {
-        SILENCE
+    let wait = if server_first.is_some() {
+        Wait::Briefly
     } else {
-        patience
+        Wait::ForClient(patience)
     };
-    let detected = if server_first.is_some() {
-        detect(stream, expect, Some(silence)).await
-    } else {
-        // A declared port is never timed out of detection: `patience` ends the connection, not the detection.
-        match tokio::time::timeout(silence, detect(stream, expect, None)).await {
-            Ok(detected) => detected,
-            Err(_) => return Found::Nobody,
-        }
-    };
+    let detected = detect(stream, expect, wait).await;
     match (detected, server_first) {
         (Ok(Detected::Spoken(spoken)), _) => Found::Client(spoken),
         // The client has ended its half and may still read: a server that speaks first is worth asking.
@@ -77,10 +69,10 @@ async fn whoever_speaks(
     };
     let Some(mut leg) = leg else {
         // Nobody to speak first, or nobody may hear: the client must.
-        return match tokio::time::timeout(PATIENCE, detect(stream, expect, None)).await {
-            Ok(Ok(Detected::Spoken(spoken))) => Found::Client(spoken),
-            Ok(Ok(Detected::Ended)) => Found::Client(Spoken::Raw),
-            Ok(Ok(Detected::Silent) | Err(_)) | Err(_) => Found::Nobody,
+        return match detect(stream, expect, Wait::ForClient(PATIENCE)).await {
+            Ok(Detected::Spoken(spoken)) => Found::Client(spoken),
+            Ok(Detected::Ended) => Found::Client(Spoken::Raw),
+            Ok(Detected::Silent) | Err(_) => Found::Nobody,
         };
     };
     let (upstream, said) = leg.listen();

@@ -1,3 +1,5 @@
+//! What is told apart, with which bytes read, and how long anybody waits for it.
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -7,6 +9,9 @@ const BOTH: Expect = Expect {
     tls: true,
     http: true,
 };
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const CLIENT: Wait = Wait::ForClient(PATIENCE);
 
 async fn pair() -> (TcpStream, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -28,7 +33,7 @@ async fn piecewise(bytes: &[u8], expect: Expect) -> Detected {
         }
         client.shutdown().await.unwrap();
     };
-    let (detected, ()) = tokio::join!(detect(&mut stream, expect, None), sending);
+    let (detected, ()) = tokio::join!(detect(&mut stream, expect, CLIENT), sending);
     let mut all = Vec::new();
     stream.read_to_end(&mut all).await.unwrap();
     assert_eq!(all, bytes, "bytes were lost");
@@ -95,13 +100,13 @@ async fn silence_is_reported_and_reads_nothing() {
     let (mut client, mut stream) = pair().await;
     let begun = Instant::now();
     assert_eq!(
-        detect(&mut stream, BOTH, Some(SILENCE)).await.unwrap(),
+        detect(&mut stream, BOTH, Wait::Briefly).await.unwrap(),
         Detected::Silent
     );
     assert_eq!(begun.elapsed(), SILENCE);
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     assert_eq!(
-        detect(&mut stream, BOTH, None).await.unwrap(),
+        detect(&mut stream, BOTH, CLIENT).await.unwrap(),
         Detected::Spoken(Spoken::Http1)
     );
 }
@@ -116,7 +121,7 @@ async fn a_long_request_line_is_still_http() {
 async fn piecewise_fast(bytes: &[u8]) -> Detected {
     let (mut client, mut stream) = pair().await;
     client.write_all(bytes).await.unwrap();
-    detect(&mut stream, BOTH, None).await.unwrap()
+    detect(&mut stream, BOTH, CLIENT).await.unwrap()
 }
 
 #[tokio::test]
@@ -160,4 +165,37 @@ async fn a_client_that_hesitated_loses_nothing_when_the_server_speaks() {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).await.unwrap();
     assert_eq!(all, b"HELO");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_must_speak_is_not_waited_for_for_ever() {
+    let http = Expect {
+        tls: false,
+        http: true,
+    };
+    let (_silent, mut stream) = pair().await;
+    let begun = Instant::now();
+    let detected = detect(&mut stream, http, CLIENT).await.unwrap();
+    assert_eq!((detected, begun.elapsed()), (Detected::Silent, PATIENCE));
+
+    let (mut slow, mut stream) = pair().await;
+    tokio::spawn(async move {
+        tokio::time::sleep(PATIENCE / 2).await;
+        for byte in b"GET /a-path-that-comes-byte-by-byte".iter().cycle() {
+            if slow.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(HEAD_TIMEOUT / 20).await;
+        }
+    });
+    let begun = Instant::now();
+    let lost = detect(&mut stream, http, CLIENT).await.unwrap_err();
+    assert_eq!(lost.kind(), io::ErrorKind::TimedOut);
+    // Virtual time steps over a byte or two between its being sent and its being read.
+    let expected = PATIENCE / 2 + HEAD_TIMEOUT;
+    let took = begun.elapsed();
+    assert!(
+        (expected..expected + HEAD_TIMEOUT).contains(&took),
+        "{took:?}"
+    );
 }

@@ -1,3 +1,5 @@
+//! Which heads are refused, and what of the others is passed on.
+
 use std::time::Duration;
 
 use super::*;

@@ -32,7 +32,7 @@ use crate::worker::Worker;
 const MAX_HEAD: usize = 60 * 1024;
 const MAX_HEADERS: usize = 256;
 /// A head that has begun must be complete by then (slow loris).
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// An idle connection is closed after this long.
 const IDLE: Duration = Duration::from_secs(3_600);
 /// How often heads and idleness are looked at.
@@ -173,7 +173,8 @@ impl Progress {
     fn new() -> Self {
         Self {
             epoch: Instant::now(),
-            state: AtomicU64::new(IN_HEAD),
+            // The first head begins with its first byte, as later ones do.
+            state: AtomicU64::new(IDLING),
             upgraded: AtomicBool::new(false),
         }
     }
@@ -313,6 +314,8 @@ mod tests {
             late.ok().map(|()| start.elapsed())
         };
         let progress = Arc::new(Progress::new());
+        assert!(late_after(&progress).await.unwrap() >= IDLE);
+        progress.bytes_came();
         let slow_head = late_after(&progress).await.unwrap();
         assert!(slow_head <= HEAD_TIMEOUT + 2 * LOOK, "{slow_head:?}");
 

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::detect::{Detected, Expect, detect};
+use crate::detect::{Detected, Expect, Wait, detect};
 
 struct Mesh {
     ca: CertificateAuthority,
@@ -92,7 +92,7 @@ async fn meet(
             tls: true,
             http: true,
         },
-        None,
+        Wait::ForClient(Duration::from_secs(5)),
     )
     .await
     .unwrap();
