@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::HeaderValue;
+use http::request::Parts;
 use http::{Request, Response};
 use smallvec::SmallVec;
 
@@ -54,16 +55,18 @@ impl Attempts<'_> {
     /// Sends the request until an attempt succeeds or nothing more may be tried.
     pub async fn run(
         self,
-        mut request: Request<Body>,
+        head: &mut Parts,
+        mut body: Body,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Error> {
-        let upload = (!request.body().is_end()).then(|| request.body_mut().upload());
+        let upload = (!body.is_end()).then(|| body.upload());
+        let original = Original::new(head, body, self.plan.retries() > 0);
         let under_way = UnderWay::default();
         let mut timer = self.timeouts.start(upload.clone());
         // Whether the client had sent everything when the time was up; giving the attempt up ends its body.
         let mut waited = false;
         let response = {
-            let mut attempts = pin!(self.attempts(request, upload.as_ref(), record, &under_way));
+            let mut attempts = pin!(self.attempts(original, upload.as_ref(), record, &under_way));
             poll_fn(|cx| match (attempts.as_mut().poll(cx), &mut timer) {
                 (Poll::Pending, Some(timer)) => timer.poll(cx).map(|()| {
                     waited = upload.as_ref().is_none_or(|upload| upload.has_ended());
@@ -87,14 +90,13 @@ impl Attempts<'_> {
 
     async fn attempts(
         &self,
-        request: Request<Body>,
+        mut original: Original<'_>,
         upload: Option<&Rc<Upload>>,
         record: &mut RequestRecord,
         under_way: &UnderWay,
     ) -> Result<Response<Body>, Error> {
         let permit = Permit::acquire(self.cluster, Kind::Request)?;
         self.cluster.endpoints_known().await;
-        let mut original = Original::new(request, self.plan.retries() > 0);
         let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
         let mut retry_permit = None;
         let mut number = 0;

@@ -14,7 +14,7 @@ use tasuki_xds::model::listener::DeclaredProtocol;
 use crate::authorize::Source;
 use crate::detect::Spoken;
 use crate::error::Error;
-use crate::inbound::Chain;
+use crate::inbound::{Caller, Chain};
 use crate::state::{GatewayListener, ListenerName, Lookup, State};
 use crate::terminate::{ALPN_MESH_HTTP, ALPN_MESH_TCP};
 
@@ -47,12 +47,14 @@ pub struct Connection {
     pub original_dst: SocketAddr,
     /// Where the application is dialled (inbound): the original destination, unless the listener is explicit.
     pub application: SocketAddr,
-    /// TLS that was ended here.
-    pub tls: Option<PeerTls>,
+    /// TLS that was ended here. Boxed: connections that wait have none.
+    pub tls: Option<Box<PeerTls>>,
     /// How the port was declared; `Auto` where nothing was.
     pub protocol: DeclaredProtocol,
     /// SNI of TLS that is passed through.
     passed_server_name: Option<String>,
+    /// What inbound requests say of who asks.
+    pub caller: Caller,
     destination: RefCell<Destination>,
 }
 
@@ -127,6 +129,7 @@ impl Connection {
             tls: None,
             protocol: DeclaredProtocol::Auto,
             passed_server_name: None,
+            caller: Caller::default(),
             destination: RefCell::new(destination),
         }
     }
@@ -142,7 +145,7 @@ impl Connection {
 
     /// Whether `x-tasuki-*` of this client are believed.
     pub fn is_mesh_peer(&self) -> bool {
-        self.tls.as_ref().is_some_and(PeerTls::is_mesh)
+        self.tls.as_ref().is_some_and(|tls| tls.is_mesh())
     }
 
     /// SNI, of TLS that ended here or is passed through.

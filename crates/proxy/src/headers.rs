@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Uri, Version, request};
+use http::{Method, Uri, Version, request};
 
 use crate::error::Error;
 
@@ -114,20 +114,20 @@ pub fn grpc_timeout_value(left: std::time::Duration) -> HeaderValue {
 ///
 /// # Errors
 /// [`Error::BadRequest`] for what two parsers could read in two ways.
-pub fn admit<B>(request: &mut Request<B>, present: Present) -> Result<(), Error> {
+pub fn admit(request: &mut request::Parts, present: Present) -> Result<(), Error> {
     framing(request, present)?;
     authority(request, present)?;
-    if request.uri().path_and_query().is_none() && request.method() != Method::CONNECT {
+    if request.uri.path_and_query().is_none() && request.method != Method::CONNECT {
         return Err(Error::BadRequest("no path"));
     }
     Ok(())
 }
 
 /// RFC 9112 section 6: one framing, or none.
-fn framing<B>(request: &Request<B>, present: Present) -> Result<(), Error> {
-    let headers = request.headers();
+fn framing(request: &request::Parts, present: Present) -> Result<(), Error> {
+    let headers = &request.headers;
     let has_encoding = present.has(Line::TransferEncoding);
-    if request.version() == Version::HTTP_2 {
+    if request.version == Version::HTTP_2 {
         // RFC 9113 section 8.2.2: connection-specific fields make a request malformed.
         let te_ok = !present.has(Line::Te)
             || headers
@@ -143,7 +143,7 @@ fn framing<B>(request: &Request<B>, present: Present) -> Result<(), Error> {
                 "both content-length and transfer-encoding",
             ));
         }
-        if request.version() == Version::HTTP_10 {
+        if request.version == Version::HTTP_10 {
             return Err(Error::BadRequest("transfer-encoding in HTTP/1.0"));
         }
         let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
@@ -167,20 +167,20 @@ fn framing<B>(request: &Request<B>, present: Present) -> Result<(), Error> {
 }
 
 /// Brings the authority into the URI; `:authority` and Host must agree.
-fn authority<B>(request: &mut Request<B>, present: Present) -> Result<(), Error> {
+fn authority(request: &mut request::Parts, present: Present) -> Result<(), Error> {
     let host = if !present.has(Line::Host) {
         None
     } else {
-        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let mut hosts = request.headers.get_all(header::HOST).iter();
         match (hosts.next(), hosts.next()) {
             (None, _) => None,
             (Some(host), None) => Some(host.clone()),
             (Some(_), Some(_)) => return Err(Error::BadRequest("more than one host")),
         }
     };
-    let in_uri = request.uri().authority().is_some();
+    let in_uri = request.uri.authority().is_some();
     if request
-        .uri()
+        .uri
         .authority()
         .is_some_and(|authority| authority.as_str().contains('@'))
     {
@@ -189,16 +189,16 @@ fn authority<B>(request: &mut Request<B>, present: Present) -> Result<(), Error>
     let Some(host) = host else {
         // HTTP/1.0 may come without; HTTP/1.1 and HTTP/2 must say (RFC 9112 section 3.2).
         return if in_uri
-            || request.version() == Version::HTTP_10
-            || request.version() == Version::HTTP_2
+            || request.version == Version::HTTP_10
+            || request.version == Version::HTTP_2
         {
             Ok(())
         } else {
             Err(Error::BadRequest("no host"))
         };
     };
-    if let Some(authority) = request.uri().authority() {
-        let http1_absolute = request.version() != Version::HTTP_2;
+    if let Some(authority) = request.uri.authority() {
+        let http1_absolute = request.version != Version::HTTP_2;
         // RFC 9112 section 3.2.2: absolute form wins over Host; but two names are one too many for a proxy that routes.
         if !authority
             .as_str()
@@ -211,10 +211,10 @@ fn authority<B>(request: &mut Request<B>, present: Present) -> Result<(), Error>
                 "host differs from :authority"
             }));
         }
-        request.headers_mut().remove(header::HOST);
+        request.headers.remove(header::HOST);
         return Ok(());
     }
-    request.headers_mut().remove(header::HOST);
+    request.headers.remove(header::HOST);
     if host.is_empty() {
         return Ok(());
     }
@@ -222,7 +222,7 @@ fn authority<B>(request: &mut Request<B>, present: Present) -> Result<(), Error>
     if authority.as_str().contains('@') {
         return Err(Error::BadRequest("userinfo in host"));
     }
-    set_authority(request.uri_mut(), authority);
+    set_authority(&mut request.uri, authority);
     Ok(())
 }
 

@@ -6,10 +6,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::HeaderValue;
 use http::request::Parts;
-use http::{Request, Response, Version};
-use tasuki_identity::PeerCertificate;
+use http::{Response, Version};
 use tasuki_xds::model::cluster::HttpProtocol;
 use tasuki_xds::model::listener::ForwardClientCert;
 
@@ -22,12 +20,13 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::headers::{self, OrigProto};
 use crate::http::{HttpVersion, Interim};
-use crate::identity::Identity;
-use crate::observe::RequestRecord;
+use crate::observe::{Protocol, RequestRecord};
 use crate::worker::Worker;
 
+mod caller;
 mod chain;
 
+pub use self::caller::Caller;
 pub use self::chain::{Ask, Chain, Inbound, Kind};
 
 /// One request to the local application.
@@ -37,25 +36,24 @@ pub use self::chain::{Ask, Chain, Inbound, Kind};
 pub async fn handle(
     worker: &Rc<Worker>,
     conn: &Rc<Connection>,
-    request: Request<Body>,
-    interim: &Interim,
+    head: &mut Parts,
+    body: Body,
     record: &mut RequestRecord,
+    interim: &Interim,
 ) -> Result<Response<Body>, Error> {
     let chain = conn.chain(&worker.state)?;
-    let (mut parts, body) = request.into_parts();
-    introduce(worker, conn, &parts, record);
+    introduce(worker, conn, head, record);
     record.destination = chain.destination.clone();
-    let spoken = spoken(&chain, conn, &parts);
+    let spoken = spoken(&chain, conn, head, record);
     // Before the policies: they see what the application will see, never what a client claims for itself.
-    clean(worker, conn, &chain, &mut parts);
-    let permitted = chain.authorizer.admit(&conn.source(), &mut parts)?;
+    clean(worker, conn, &chain, head);
+    let permitted = chain.authorizer.admit(&conn.source(), head)?;
     let decision = Decision {
         spoken,
         chain,
         _permitted: permitted,
     };
-    let request = Request::from_parts(parts, body);
-    send(worker, conn, decision, request, interim, record).await
+    send(worker, conn, decision, head, body, record, interim).await
 }
 
 /// Everything that was decided before the application is dialled.
@@ -73,24 +71,19 @@ fn introduce(worker: &Worker, conn: &Connection, request: &Parts, record: &mut R
         .headers
         .get(headers::PEER)
         .filter(|_| conn.is_mesh_peer());
-    record.source = Some(
-        worker
-            .metrics
-            .peers
-            .intern(conn.identity(), labels.map(HeaderValue::as_bytes)),
-    );
+    record.source = Some(conn.caller.party(worker, conn, labels));
     record.mutual_tls = conn.identity().is_some();
 }
 
 /// What the application is spoken to: what the mesh peer's client spoke; without TLS what the client speaks
 /// itself; else what the port was declared to speak. gRPC is always HTTP/2.
-fn spoken(chain: &Chain, conn: &Connection, request: &Parts) -> OrigProto {
+fn spoken(chain: &Chain, conn: &Connection, request: &Parts, record: &RequestRecord) -> OrigProto {
     let told = request
         .headers
         .get(headers::ORIG_PROTO)
         .filter(|_| conn.is_mesh_peer())
         .and_then(OrigProto::parse);
-    if headers::is_grpc(&request.headers) {
+    if record.protocol == Protocol::Grpc {
         return OrigProto {
             version: Version::HTTP_2,
             absolute: false,
@@ -118,25 +111,10 @@ fn clean(worker: &Worker, conn: &Connection, chain: &Chain, request: &mut Parts)
     if chain.forward_client_cert == ForwardClientCert::SanitizeSet
         && let Some(peer) = conn.tls.as_ref().and_then(|tls| tls.peer.as_ref())
         && let Some(identity) = &worker.state.snapshot().identity
-        && let Ok(value) = HeaderValue::try_from(client_cert(identity, peer))
+        && let Some(value) = conn.caller.certificate(identity, peer)
     {
         request.headers.insert(headers::CLIENT_CERT, value);
     }
-}
-
-/// Exactly one element, as Envoy writes it with `SANITIZE_SET`.
-fn client_cert(own: &Identity, peer: &PeerCertificate) -> String {
-    format!(
-        "By={};Hash={};Subject=\"{}\";URI={}",
-        own.id(),
-        peer.sha256_hex,
-        quoted(&peer.subject),
-        peer.id
-    )
-}
-
-fn quoted(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 /// Hands the request on as it was decided.
@@ -144,9 +122,10 @@ async fn send(
     worker: &Rc<Worker>,
     conn: &Connection,
     decision: Decision,
-    mut request: Request<Body>,
-    interim: &Interim,
+    head: &mut Parts,
+    body: Body,
     record: &mut RequestRecord,
+    interim: &Interim,
 ) -> Result<Response<Body>, Error> {
     let Decision { chain, spoken, .. } = decision;
     let version = if spoken.version == Version::HTTP_2 {
@@ -156,9 +135,7 @@ async fn send(
     };
     if version == HttpVersion::Http1 {
         // Tells the HTTP/1 side which version and form the target had; it does not reach the application.
-        request
-            .headers_mut()
-            .insert(headers::ORIG_PROTO, spoken.header());
+        head.headers.insert(headers::ORIG_PROTO, spoken.header());
     }
     record.cluster = Some(chain.cluster_name.clone());
     let (destination, mutual_tls) = (record.destination.clone(), record.mutual_tls);
@@ -170,23 +147,13 @@ async fn send(
         original: Some(conn.application),
         version,
         orig_proto: spoken,
-        is_grpc: headers::is_grpc(request.headers()),
+        is_grpc: record.protocol == Protocol::Grpc,
         plan: Plan::new(None),
         timeouts: Timeouts::NONE,
         interim,
     };
-    let response = attempts.run(request, record).await;
+    let response = attempts.run(head, body, record).await;
     // An attempt describes the leg to its endpoint; here the client's leg is what counts.
     (record.destination, record.mutual_tls) = (destination, mutual_tls);
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn subjects_are_quoted() {
-        assert_eq!(quoted(r#"CN=a"b\c"#), r#"CN=a\"b\\c"#);
-    }
 }

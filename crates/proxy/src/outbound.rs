@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::uri::Authority;
-use http::{Request, Response, Version, request};
+use http::{Response, Version};
 
 use crate::attempt::Attempts;
 use crate::attempt::retry::Plan;
@@ -28,32 +29,31 @@ const BLACK_HOLE: &str = "BlackHoleCluster";
 pub async fn handle(
     worker: &Rc<Worker>,
     conn: &Rc<Connection>,
-    request: Request<Body>,
+    head: &mut Parts,
+    body: Body,
     absolute: bool,
     record: &mut RequestRecord,
     interim: &Interim,
 ) -> Result<Response<Body>, Error> {
-    let (parts, body) = request.into_parts();
-    let authority = parts.uri.authority().cloned();
+    let authority = head.uri.authority().cloned();
     let authority = authority.as_ref().map_or("", Authority::as_str);
     let table = table(worker, conn, authority).await?;
-    let route = find(worker, &table, conn, &parts, authority).ok_or(Error::NoRoute)?;
+    let route = find(worker, &table, conn, head, authority).ok_or(Error::NoRoute)?;
     record.route = Some(route.name.clone());
     let orig_proto = OrigProto {
-        version: parts.version,
+        version: head.version,
         absolute,
     };
     let mut response = match &route.action {
         Action::Forward(forward) => {
-            let request = Request::from_parts(parts, body);
             forward_to(
-                worker, conn, &route, forward, request, orig_proto, record, interim,
+                worker, conn, &route, forward, head, body, orig_proto, record, interim,
             )
             .await?
         }
         Action::Redirect(redirect) => {
             let scheme = if conn.tls.is_some() { "https" } else { "http" };
-            respond::redirect(redirect, &parts.uri, scheme, authority)?
+            respond::redirect(redirect, &head.uri, scheme, authority)?
         }
         Action::Direct { status, body } => respond::direct(*status, body),
         Action::NonForwarding => return Err(Error::NoRoute),
@@ -139,10 +139,10 @@ fn find(
     worker: &Worker,
     table: &RouteTable,
     conn: &Connection,
-    parts: &request::Parts,
+    head: &Parts,
     authority: &str,
 ) -> Option<Arc<Route>> {
-    if let Some(route) = table.find(parts, authority) {
+    if let Some(route) = table.find(head, authority) {
         return Some(route.clone());
     }
     if conn.direction != Direction::Outbound || table.host(authority).is_some() {
@@ -150,9 +150,9 @@ fn find(
     }
     let canonical = headers::canonical_host(authority, own_port(conn, &conn.lookup(&worker.state)));
     let route = if table.host(&canonical).is_some() {
-        table.find(parts, &canonical)
+        table.find(head, &canonical)
     } else {
-        table.find(parts, &table.name)
+        table.find(head, &table.name)
     };
     route.cloned()
 }
@@ -167,7 +167,8 @@ async fn forward_to(
     conn: &Rc<Connection>,
     route: &Route,
     forward: &Forward,
-    request: Request<Body>,
+    head: &mut Parts,
+    body: Body,
     orig_proto: OrigProto,
     record: &mut RequestRecord,
     interim: &Interim,
@@ -183,15 +184,9 @@ async fn forward_to(
         .cluster
         .as_ref()
         .ok_or_else(|| Error::NoCluster(chosen.name.to_string()))?;
-    let (mut parts, body) = request.into_parts();
     let is_grpc = record.protocol == Protocol::Grpc;
-    let timeouts = Timeouts::of(
-        forward,
-        &parts.headers,
-        is_grpc,
-        tokio::time::Instant::now(),
-    );
-    rewrite(&mut parts, route, forward, chosen);
+    let timeouts = Timeouts::of(forward, &head.headers, is_grpc, tokio::time::Instant::now());
+    rewrite(head, route, forward, chosen);
     let attempts = Attempts {
         worker,
         cluster,
@@ -207,21 +202,19 @@ async fn forward_to(
         timeouts,
         interim,
     };
-    let mut response = attempts
-        .run(Request::from_parts(parts, body), record)
-        .await?;
+    let mut response = attempts.run(head, body, record).await?;
     chosen.response_headers.apply(response.headers_mut());
     Ok(response)
 }
 
 /// What the route changes in the request: the cluster's changes, then the route's (Envoy's order).
-fn rewrite(parts: &mut request::Parts, route: &Route, forward: &Forward, chosen: &WeightedCluster) {
-    chosen.request_headers.apply(&mut parts.headers);
-    route.request_headers.apply(&mut parts.headers);
+fn rewrite(head: &mut Parts, route: &Route, forward: &Forward, chosen: &WeightedCluster) {
+    chosen.request_headers.apply(&mut head.headers);
+    route.request_headers.apply(&mut head.headers);
     if let Some(rewrite) = &forward.path_rewrite
-        && let Some(path) = rewrite.apply(&parts.uri)
+        && let Some(path) = rewrite.apply(&head.uri)
     {
-        headers::set_path(&mut parts.uri, path);
+        headers::set_path(&mut head.uri, path);
     }
     let authority = route
         .request_headers
@@ -229,6 +222,6 @@ fn rewrite(parts: &mut request::Parts, route: &Route, forward: &Forward, chosen:
         .as_ref()
         .or(chosen.request_headers.authority.as_ref());
     if let Some(authority) = forward.host_rewrite.as_ref().or(authority) {
-        headers::set_authority(&mut parts.uri, authority.clone());
+        headers::set_authority(&mut head.uri, authority.clone());
     }
 }

@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use http::request::Parts;
 use http::{Method, Request, Response, Version};
 
 use crate::body::Body;
@@ -20,24 +21,32 @@ use crate::{inbound, outbound, request_id, respond};
 pub async fn run(
     worker: &Rc<Worker>,
     conn: &Rc<Connection>,
-    mut request: Request<Body>,
+    request: Request<Body>,
     interim: &Interim,
 ) -> Response<Body> {
-    let present = Present::of(request.headers());
-    let is_grpc = present.has(Line::ContentType) && headers::is_grpc(request.headers());
+    // Lent from here on: the head is hundreds of bytes, and each stage that took it would move it twice.
+    let (mut head, mut body) = request.into_parts();
+    let present = Present::of(&head.headers);
+    let is_grpc = present.has(Line::ContentType) && headers::is_grpc(&head.headers);
+    let absolute = head.version != Version::HTTP_2 && head.uri.authority().is_some();
     let mut record = Box::new(worker.recorder.request(direction(conn)));
     let activity = worker.drain.activity();
-    let uploaded = (!request.body().is_empty()).then(|| request.body_mut().upload());
-    let result = itinerary(
-        worker,
-        conn,
-        request,
-        present,
-        is_grpc,
-        &mut record,
-        interim,
-    )
-    .await;
+    let uploaded = (!body.is_empty()).then(|| body.upload());
+    let result = match admit(conn, &mut head, present, is_grpc, &mut record) {
+        Ok(()) => {
+            itinerary(
+                worker,
+                conn,
+                &mut head,
+                body,
+                absolute,
+                &mut record,
+                interim,
+            )
+            .await
+        }
+        Err(error) => Err(error),
+    };
     let mut response = match result {
         Ok(mut response) => {
             clean(&mut response);
@@ -75,63 +84,71 @@ fn hands_back(conn: &Connection, error: &Error) -> bool {
         && error.retry_class() == RetryClass::Refused
 }
 
-/// Admission, then the way that the connection goes.
-async fn itinerary(
-    worker: &Rc<Worker>,
-    conn: &Rc<Connection>,
-    mut request: Request<Body>,
+/// Refuses what no itinerary takes, cleans the rest, and says in the record what was asked for.
+fn admit(
+    conn: &Connection,
+    head: &mut Parts,
     present: Present,
     is_grpc: bool,
     record: &mut RequestRecord,
-    interim: &Interim,
-) -> Result<Response<Body>, Error> {
-    let absolute = request.version() != Version::HTTP_2 && request.uri().authority().is_some();
-    let admitted = headers::admit(&mut request, present);
+) -> Result<(), Error> {
+    let admitted = headers::admit(head, present);
     if conn.direction != Way::Inbound {
-        request_id::ensure(request.headers_mut(), present);
+        request_id::ensure(&mut head.headers, present);
     }
-    note(&request, present, is_grpc, record);
+    note(head, present, is_grpc, record);
     admitted?;
-    if request.method() == Method::CONNECT {
+    if head.method == Method::CONNECT {
         return Err(Error::NotImplemented("CONNECT"));
     }
-    if request.version() != Version::HTTP_2 {
-        headers::strip_hop_by_hop(request.headers_mut());
+    if head.version != Version::HTTP_2 {
+        headers::strip_hop_by_hop(&mut head.headers);
     }
     if present.has(Line::Mesh) && !conn.is_mesh_peer() {
-        headers::strip_mesh(request.headers_mut());
+        headers::strip_mesh(&mut head.headers);
     }
+    // Before a gateway's policies, which would believe it.
+    if present.has(Line::ClientCert) && conn.direction != Way::Inbound {
+        head.headers.remove(headers::CLIENT_CERT);
+    }
+    Ok(())
+}
+
+/// The way that the connection goes. `absolute`: an HTTP/1 target with scheme and host.
+async fn itinerary(
+    worker: &Rc<Worker>,
+    conn: &Rc<Connection>,
+    head: &mut Parts,
+    body: Body,
+    absolute: bool,
+    record: &mut RequestRecord,
+    interim: &Interim,
+) -> Result<Response<Body>, Error> {
     match conn.direction {
-        Way::Inbound => inbound::handle(worker, conn, request, interim, record).await,
+        Way::Inbound => inbound::handle(worker, conn, head, body, record, interim).await,
         Way::Outbound | Way::Gateway => {
-            // Before a gateway's policies, which would believe it.
-            if present.has(Line::ClientCert) {
-                request.headers_mut().remove(headers::CLIENT_CERT);
-            }
             if let Some(listener) = conn.gateway(&worker.state) {
-                let (mut parts, body) = request.into_parts();
-                listener.authorizer.admit(&conn.source(), &mut parts)?;
-                request = Request::from_parts(parts, body);
+                listener.authorizer.admit(&conn.source(), head)?;
             }
-            outbound::handle(worker, conn, request, absolute, record, interim).await
+            outbound::handle(worker, conn, head, body, absolute, record, interim).await
         }
     }
 }
 
 /// What the record says of the request itself.
-fn note(request: &Request<Body>, present: Present, is_grpc: bool, record: &mut RequestRecord) {
-    record.protocol = match request.version() {
+fn note(head: &Parts, present: Present, is_grpc: bool, record: &mut RequestRecord) {
+    record.protocol = match head.version {
         _ if is_grpc => Protocol::Grpc,
         Version::HTTP_2 => Protocol::Http2,
         Version::HTTP_10 | Version::HTTP_09 => Protocol::Http10,
         _ => Protocol::Http11,
     };
-    record.method = request.method().clone();
-    record.authority = request.uri().authority().cloned();
-    record.path = request.uri().path_and_query().cloned();
-    record.request_id = request.headers().get(headers::REQUEST_ID).cloned();
+    record.method = head.method.clone();
+    record.authority = head.uri.authority().cloned();
+    record.path = head.uri.path_and_query().cloned();
+    record.request_id = head.headers.get(headers::REQUEST_ID).cloned();
     if present.has(Line::Traceparent) {
-        record.traceparent = request.headers().get(headers::TRACEPARENT).cloned();
+        record.traceparent = head.headers.get(headers::TRACEPARENT).cloned();
     }
 }
 

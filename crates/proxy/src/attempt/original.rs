@@ -1,38 +1,34 @@
 //! The request as its tries are given it: once, or again from the start.
 
-use http::{Request, request};
+use http::Request;
+use http::request::Parts;
 
 use crate::body::Body;
 use crate::body::replay::Source;
 use crate::error::Error;
 
 /// What the tries of one request are made of.
-pub struct Original {
-    parts: request::Parts,
+pub struct Original<'a> {
+    head: &'a mut Parts,
     /// The body where no second try is foreseen, or where there is none.
     body: Body,
     /// The body where it must be readable again.
     source: Option<Source>,
 }
 
-impl Original {
+impl<'a> Original<'a> {
     /// `repeated`: it may have to be sent more than once.
-    pub fn new(request: Request<Body>, repeated: bool) -> Self {
-        let (parts, mut body) = request.into_parts();
+    pub fn new(head: &'a mut Parts, mut body: Body, repeated: bool) -> Self {
         let source = (repeated && !body.is_end()).then(|| Source::new(std::mem::take(&mut body)));
-        Self {
-            parts,
-            body,
-            source,
-        }
+        Self { head, body, source }
     }
 
     /// The request for one try. The last takes the head, which others only copy.
     pub fn take(&mut self, last: bool) -> Result<Request<Body>, Error> {
-        let parts = if last {
-            std::mem::replace(&mut self.parts, empty_parts())
+        let head = if last {
+            std::mem::replace(self.head, empty_head())
         } else {
-            self.parts.clone()
+            self.head.clone()
         };
         let body = match &self.source {
             None => std::mem::take(&mut self.body),
@@ -41,7 +37,7 @@ impl Original {
                 .map(Body::replay)
                 .ok_or(Error::DownstreamProtocol)?,
         };
-        Ok(Request::from_parts(parts, body))
+        Ok(Request::from_parts(head, body))
     }
 
     /// Whether another try would have the whole request.
@@ -57,6 +53,6 @@ impl Original {
     }
 }
 
-fn empty_parts() -> request::Parts {
+fn empty_head() -> Parts {
     Request::new(()).into_parts().0
 }

@@ -143,7 +143,7 @@ async fn enter(
             Some(alpn) if alpn == ALPN_MESH_HTTP || alpn == b"h2" => HttpVersion::Http2,
             _ => HttpVersion::Http1,
         };
-        conn.tls = Some(peer_tls);
+        conn.tls = Some(Box::new(peer_tls));
         stream = inside;
     } else if let Spoken::Tls(hello) = &spoken {
         conn.passed_server_name = hello.server_name.clone();

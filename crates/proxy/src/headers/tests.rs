@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use http::Request;
+
 use super::*;
 
 fn admitted(request: &mut Request<()>) -> Result<(), Error> {
-    let present = Present::of(request.headers());
-    admit(request, present)
+    let (mut parts, ()) = std::mem::take(request).into_parts();
+    let present = Present::of(&parts.headers);
+    let result = admit(&mut parts, present);
+    *request = Request::from_parts(parts, ());
+    result
 }
 
 fn request(version: Version, uri: &str, headers: &[(&'static str, &str)]) -> Request<()> {
