@@ -185,6 +185,7 @@ impl Body {
         if let Some(tail) = &mut self.tail
             && let Err(error) = tail.poll(cx)
         {
+            self.abandon();
             return Poll::Ready(Some(Err(self.fail(error))));
         }
         if let Some(gate) = &mut self.gate {
@@ -223,6 +224,17 @@ impl Body {
             Kind::H2(stream) => drop(stream.flow_control().release_capacity(bytes)),
             Kind::Replay(replay) => replay.release(bytes),
             Kind::Empty | Kind::Full(_) | Kind::H1(_) | Kind::Tunnel(_) => {}
+        }
+    }
+
+    /// The rest of an upstream's answer will not be read.
+    fn abandon(&mut self) {
+        if let Kind::H2(_) = self.kind
+            && let Some(tail) = &mut self.tail
+            && let Some(slot) = tail.take_slot()
+            && let Kind::H2(stream) = std::mem::take(&mut self.kind)
+        {
+            slot.abandon(stream);
         }
     }
 
@@ -365,8 +377,12 @@ impl HttpBody for Body {
 impl Drop for Body {
     fn drop(&mut self) {
         self.end_upload();
+        let ended = self.is_end();
+        if !ended {
+            self.abandon();
+        }
         if let Some(mut tail) = self.tail.take() {
-            let whole = self.is_end() || tail.is_complete();
+            let whole = ended || tail.is_complete();
             tail.end(if whole {
                 Ok(())
             } else {

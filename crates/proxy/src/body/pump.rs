@@ -36,7 +36,7 @@ pub enum Ended {
     Complete,
     /// The sink's peer reset the stream or went away; the reason if there was one.
     SinkClosed(Option<Reason>),
-    /// The source failed; the sink has been reset.
+    /// The source failed. The sink is still open.
     SourceFailed(Error),
 }
 
@@ -55,7 +55,6 @@ impl Pump {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         loop {
             if let Err(error) = self.fill(cx) {
-                self.sink.send_reset(reset_reason(&error));
                 return Poll::Ready(Ended::SourceFailed(error));
             }
             if !self.queue.is_empty() {
@@ -82,6 +81,11 @@ impl Pump {
                 Poll::Ready(Err(error)) => Poll::Ready(Ended::SinkClosed(error.reason())),
             };
         }
+    }
+
+    /// Tells the sink that its source has failed.
+    pub fn reset(&mut self, error: &Error) {
+        self.sink.send_reset(reset_reason(error));
     }
 
     /// Takes what the source has.

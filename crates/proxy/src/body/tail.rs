@@ -16,6 +16,7 @@ use crate::headers;
 use crate::http::h1::Answering;
 use crate::observe::RequestRecord;
 use crate::upstream::Lease;
+use crate::upstream::h2::Slot;
 
 /// Companions of a response body, in the order in which they are let go.
 #[derive(Default)]
@@ -56,6 +57,17 @@ impl Tail {
             return Err(Error::RouteTimeout);
         }
         Ok(())
+    }
+
+    /// The stream's place on an HTTP/2 connection.
+    pub(super) fn take_slot(&mut self) -> Option<Slot> {
+        match self.lease.take()? {
+            Lease::H2(slot) => Some(slot),
+            lease @ Lease::H1(_) => {
+                self.lease = Some(lease);
+                None
+            }
+        }
     }
 
     pub(super) fn frame(&mut self, frame: &Frame<Bytes>) {
