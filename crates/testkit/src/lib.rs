@@ -9,6 +9,7 @@ pub mod client;
 pub mod config;
 pub mod load;
 pub mod mesh;
+pub mod message;
 pub mod metrics;
 pub mod namespace;
 pub mod origin;

@@ -2,6 +2,7 @@
 //! plain TCP ones, and rude ones that break the protocol.
 
 pub mod http;
+pub mod messages;
 pub mod rude;
 pub mod tcp;
 
@@ -14,7 +15,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::namespace::Namespace;
 
@@ -32,6 +33,9 @@ pub struct Controls {
     pub connections: AtomicU64,
     /// Open right now.
     pub open: AtomicU64,
+    /// What [`Kind::Messages`] has sent by itself.
+    pub messages: AtomicU64,
+    released: watch::Sender<bool>,
     executed: Mutex<HashMap<String, u32>>,
 }
 
@@ -40,6 +44,11 @@ impl Controls {
     pub fn fail(&self, percent: u32, status: u16) {
         self.fail_status.store(u32::from(status), Ordering::Relaxed);
         self.fail_percent.store(percent, Ordering::Relaxed);
+    }
+
+    /// Lets the held streams of [`Kind::Messages`] read.
+    pub fn release(&self) {
+        self.released.send_replace(true);
     }
 
     /// How often the request marked `x-once: KEY` was executed, for every key seen.
@@ -76,6 +85,8 @@ pub enum Kind {
     Echo,
     /// Says `220 NAME` first, then echoes.
     ServerFirst,
+    /// Small gRPC messages in both directions, read or not.
+    Messages,
     /// Breaks the protocol after reading a request.
     Rude(rude::Manner),
 }
@@ -174,6 +185,10 @@ pub async fn run(listener: TcpListener, name: String, controls: Arc<Controls>, k
             Kind::ServerFirst => tokio::spawn(counted(
                 Arc::clone(&controls),
                 tcp::echo(stream, Some(format!("220 {name}\r\n"))),
+            )),
+            Kind::Messages => tokio::spawn(counted(
+                Arc::clone(&controls),
+                messages::serve(stream, shared),
             )),
             Kind::Rude(manner) => tokio::spawn(counted(
                 Arc::clone(&controls),
