@@ -112,6 +112,11 @@ impl Scene {
 
     /// Attacks each door while a friend visits it.
     fn withstand(&self, attack: impl Fn(&RunningPod, &Door<'_>)) {
+        self.withstand_within(MEMORY, attack);
+    }
+
+    /// The same, for an attack that may cost so many bytes.
+    fn withstand_within(&self, memory: u64, attack: impl Fn(&RunningPod, &Door<'_>)) {
         for door in self.doors() {
             let before = door.proxy.resident().unwrap();
             let visits = door.friend.start_load(door.visit.clone());
@@ -119,7 +124,7 @@ impl Scene {
             let report = visits.finish().unwrap();
             let grown = door.proxy.resident().unwrap().saturating_sub(before);
             served(door.name, &report);
-            assert!(grown < MEMORY, "{}: grew by {grown} bytes", door.name);
+            assert!(grown < memory, "{}: grew by {grown} bytes", door.name);
         }
     }
 }
@@ -230,6 +235,38 @@ fn floods_of_pings_and_settings_cost_nobody_else_anything() {
     });
 }
 
+#[test]
+fn more_streams_than_allowed_are_refused_and_the_stalled_cost_little() {
+    if !have("hostile: stalled streams", &[Need::Namespaces]) {
+        return;
+    }
+    const CONNECTIONS: usize = 10;
+    // Streams that are allowed on each, with what may be under way on a stream.
+    let windows = (CONNECTIONS * 100 * 64) << 10;
+    Scene::new("hostilestall").withstand_within(MEMORY + windows as u64, |attacker, door| {
+        let large = [GET_METHOD, &literal_path(b"/bytes/10000000")].concat();
+        // A window of nothing: no response can be sent.
+        let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        for _ in 0..3 {
+            let connections: Vec<_> = (0..CONNECTIONS)
+                .map(|_| {
+                    let mut flood = Flood::new(attacker, door);
+                    flood.write(&no_window);
+                    flood.run(10, |round| {
+                        let stream = |index| (round * 100 + index) * 2 + 1;
+                        let flags = END_STREAM | END_HEADERS;
+                        (0..100)
+                            .flat_map(|index| frame(HEADERS, flags, stream(index), &large))
+                            .collect()
+                    })
+                })
+                .collect();
+            // Held until all are open, then closed all at once.
+            drop(connections);
+        }
+    });
+}
+
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -238,7 +275,9 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// `:method: GET`, `:scheme: http`, `:authority: shop.example.com`, `:path: /` (RFC 7541 appendix A).
+/// `:method: GET`, `:scheme: http`, `:authority: shop.example.com` (RFC 7541 appendix A).
+const GET_METHOD: &[u8] = b"\x82\x86\x41\x10shop.example.com";
+/// The same with `:path: /`.
 const GET: &[u8] = b"\x82\x86\x41\x10shop.example.com\x84";
 
 /// RFC 9113 section 4.1.
@@ -256,6 +295,13 @@ fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
     field.extend_from_slice(name);
     length(&mut field, value.len());
     field.extend_from_slice(value);
+    field
+}
+
+fn literal_path(path: &[u8]) -> Vec<u8> {
+    let mut field = vec![4];
+    length(&mut field, path.len());
+    field.extend_from_slice(path);
     field
 }
 
