@@ -4,7 +4,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tasuki_e2e::{Backend, HOST, VIP, answers, backend, client, http_server, mtls_mode, split};
+use tasuki_e2e::{
+    Backend, HOST, SUBSETS, VIP, answers, backend, client, http_server, mtls_mode, split,
+};
 use tasuki_testkit::client::Ask;
 use tasuki_testkit::load::{Plan, Report};
 use tasuki_testkit::mesh::{ControlOptions, Mesh, PodSpec, RunningPod, Sidecar, SidecarOptions};
@@ -335,4 +337,48 @@ fn a_control_plane_without_its_files_takes_nothing_away() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn files_that_are_broken_when_the_control_plane_returns_lose_nothing() {
+    if !have("away: broken files", &[Need::Namespaces]) {
+        return;
+    }
+    let mesh = Mesh::start("broken-start").unwrap();
+    http_server(&mesh).unwrap();
+    mesh.apply("routes", &split(0, 100, "")).unwrap();
+    let _a = backend(&mesh, "version-a").unwrap();
+    let _b = backend(&mesh, "version-b").unwrap();
+    let (pod, sidecar) = client(&mesh, "client", "default").unwrap();
+    answers(&pod);
+    quiet(&[&sidecar]);
+    let before = received(&sidecar);
+    let connects = gauge(&sidecar, "tasuki_control_connects_total");
+    mesh.kill_control();
+    // Half a file, an empty one, and one with a wrong field.
+    mesh.apply("routes", &split(0, 100, "")[..80]).unwrap();
+    mesh.apply("http-server", "").unwrap();
+    let wrong = SUBSETS.replace("host: http-server", "host: 7");
+    mesh.apply("http-server-rule", &wrong).unwrap();
+    mesh.start_control().unwrap();
+    let report = mesh.control_get("/debug/resources").unwrap();
+    for file in ["routes.yaml", "http-server.yaml", "http-server-rule.yaml"] {
+        assert!(report.contains(file), "{file}: {report}");
+    }
+    wait::until("the proxy is back", Duration::from_secs(60), || {
+        let now = gauge(&sidecar, "tasuki_control_connects_total");
+        anyhow::ensure!(now > connects && gauge(&sidecar, "tasuki_control_connected") == 1.0);
+        Ok(())
+    })
+    .unwrap();
+    // Also for one that never saw the good files.
+    let (newcomer, newcomers) = client(&mesh, "newcomer", "default").unwrap();
+    answers(&newcomer);
+    quiet(&[&sidecar, &newcomers]);
+    assert_eq!(received(&sidecar), before, "nothing was taken away");
+    for pod in [&pod, &newcomer] {
+        let report = requests(pod, 50);
+        let backends = report.by_backend();
+        assert_eq!(backends.get("version-b"), Some(&50), "{report}");
+    }
 }

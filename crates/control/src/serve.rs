@@ -59,7 +59,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         root_namespace: settings.root_namespace.clone(),
         outbound_traffic_policy: settings.outbound_traffic_policy,
     };
-    let files = Files::open(&settings.config_dir)
+    let files = Files::open_with(&settings.config_dir, &settings.state_dir)
         .with_context(|| format!("--config-dir {}", settings.config_dir.display()))?;
     let mesh = Mesh::build(&files.objects(), mesh_settings);
     let mut complaints = Complaints::default();

@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod folder;
+pub mod last_good;
 pub mod scan;
 
 use std::sync::Arc;

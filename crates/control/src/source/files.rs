@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::Objects;
 use super::folder::Folder;
+use super::last_good::LastGood;
 use super::scan::Scanner;
 
 /// How often to look without being told.
@@ -30,6 +31,7 @@ pub struct Files {
     root: PathBuf,
     scanner: Scanner,
     folder: Folder,
+    last_good: Option<LastGood>,
 }
 
 /// What a look has brought.
@@ -45,13 +47,66 @@ impl Files {
     /// # Errors
     /// When it cannot be listed.
     pub fn open(root: &Path) -> std::io::Result<Self> {
+        Self::read(root, None)
+    }
+
+    /// Reads the folder once; files that are broken now declare what they did when they were last good, as kept in
+    /// the state dir.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn open_with(root: &Path, state_dir: &Path) -> std::io::Result<Self> {
+        Self::read(root, Some(LastGood::new(state_dir)))
+    }
+
+    fn read(root: &Path, last_good: Option<LastGood>) -> std::io::Result<Self> {
         let mut files = Self {
             root: root.to_owned(),
             scanner: Scanner::default(),
             folder: Folder::default(),
+            last_good,
         };
+        let kept = files.last_good.iter().flat_map(LastGood::all);
+        for (path, text) in kept {
+            files.folder.put(&path.to_string_lossy(), Ok(text));
+        }
         files.look()?;
+        files.forget_unseen();
         Ok(files)
+    }
+
+    /// Files that went while nobody looked take their objects with them, as those do that go under our eyes.
+    fn forget_unseen(&mut self) {
+        let unseen = |path: &&str| !self.scanner.has_seen(Path::new(path));
+        let gone: Vec<String> = self
+            .folder
+            .paths()
+            .filter(unseen)
+            .map(str::to_owned)
+            .collect();
+        for path in gone {
+            self.removed(Path::new(&path));
+        }
+    }
+
+    fn removed(&mut self, path: &Path) -> bool {
+        if let Some(last_good) = &mut self.last_good {
+            last_good.remove(path);
+        }
+        self.folder.remove(&path.to_string_lossy())
+    }
+
+    fn put(&mut self, path: &Path, content: Result<String, String>) -> bool {
+        let name = path.to_string_lossy();
+        if !self.folder.put(&name, content) {
+            return false;
+        }
+        if let Some(last_good) = &mut self.last_good
+            && let Some(text) = self.folder.good(&name)
+        {
+            last_good.put(path, text);
+        }
+        true
     }
 
     /// What the folder declares, as of the last look.
@@ -72,10 +127,10 @@ impl Files {
         let changes = self.scanner.scan(&self.root, quiet)?;
         let mut different = false;
         for path in changes.removed {
-            different |= self.folder.remove(&path.to_string_lossy());
+            different |= self.removed(&path);
         }
         for (path, content) in changes.read {
-            different |= self.folder.put(&path.to_string_lossy(), content);
+            different |= self.put(&path, content);
         }
         Ok(Look {
             different,

@@ -25,6 +25,8 @@ struct File {
     content: Result<String, String>,
     objects: Vec<Entry>,
     problems: Vec<Problem>,
+    /// All of its documents could be read.
+    is_good: bool,
 }
 
 /// A good object, of the file's present content or of an earlier one.
@@ -45,6 +47,17 @@ impl Folder {
         let file = File::read(path, content, earlier);
         self.files.insert(path.to_owned(), file);
         true
+    }
+
+    /// The text of a file of which every document could be read.
+    pub fn good(&self, path: &str) -> Option<&str> {
+        let file = self.files.get(path).filter(|file| file.is_good)?;
+        file.content.as_deref().ok()
+    }
+
+    /// Paths of the files.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
     }
 
     /// The file is gone. True when that is news.
@@ -100,6 +113,7 @@ impl File {
                 (None, None) => unknown |= document.unreadable,
             }
         }
+        let is_good = broken.is_empty() && !unknown;
         let good: HashSet<ObjectKey> = objects.iter().map(|entry| entry.key.clone()).collect();
         for entry in earlier {
             let lost = !good.contains(&entry.key) && (unknown || broken.contains(&entry.key));
@@ -112,6 +126,7 @@ impl File {
             content,
             objects,
             problems,
+            is_good,
         }
     }
 
@@ -130,6 +145,7 @@ impl File {
             content,
             objects: earlier.to_vec(),
             problems: vec![problem],
+            is_good: false,
         }
     }
 }

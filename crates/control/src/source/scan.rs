@@ -96,6 +96,11 @@ impl Scanner {
         Ok(changes)
     }
 
+    /// Whether the file was there at the last scan.
+    pub fn has_seen(&self, path: &Path) -> bool {
+        self.seen.contains_key(path)
+    }
+
     fn is_unsettled(&mut self, path: &Path, fingerprint: &Fingerprint, quiet: Duration) -> bool {
         // A time of the future says nothing.
         if age(fingerprint).is_none_or(|age| age >= quiet) {

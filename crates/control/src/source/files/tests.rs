@@ -1,3 +1,6 @@
+//! The watched folder, on a real file system.
+
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -165,4 +168,66 @@ async fn followers_are_told() {
         .wait_for(|objects| names(objects).is_empty())
         .await
         .unwrap();
+}
+
+#[test]
+fn a_restart_while_a_file_is_broken_loses_nothing() {
+    let (config, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = |name: &str| config.path().join(name);
+    let open = || Files::open_with(config.path(), state.path()).unwrap();
+    fs::create_dir(path("sub")).unwrap();
+    let both = format!("{}---\n{}", service("two", 2), service("three", 3));
+    fs::write(path("a.yaml"), service("one", 1)).unwrap();
+    fs::write(path("b.yaml"), &both).unwrap();
+    fs::write(path("c.yaml"), service("gone", 4)).unwrap();
+    fs::write(path("sub/d.yaml"), service("four", 4)).unwrap();
+    let mut files = open();
+    fs::write(path("a.yaml"), service("one", 5)).unwrap();
+    assert!(files.look().unwrap());
+    drop(files);
+
+    fs::write(path("a.yaml"), "").unwrap();
+    fs::write(path("b.yaml"), both.replace("port: 3", "port: many")).unwrap();
+    fs::remove_file(path("c.yaml")).unwrap();
+    fs::write(path("sub/d.yaml"), &service("four", 4)[..40]).unwrap();
+    // And once more: a broken file is not what is kept.
+    for _ in 0..2 {
+        let objects = open().objects();
+        let mut found = names(&objects);
+        found.sort();
+        assert_eq!(found, ["four", "one", "three", "two"]);
+        let broken: HashSet<&str> = objects.problems.iter().map(|p| p.file.as_str()).collect();
+        assert_eq!(broken.len(), 3, "{:?}", objects.problems);
+    }
+    // The last good form, not the first.
+    let kept = state.path().join(".last-good/a.yaml");
+    assert_eq!(fs::read_to_string(kept).unwrap(), service("one", 5));
+    fs::write(path("a.yaml"), service("five", 5)).unwrap();
+    assert!(names(&open().objects()).contains(&"five".to_owned()));
+    fs::remove_file(path("a.yaml")).unwrap();
+    assert!(!names(&open().objects()).contains(&"five".to_owned()));
+}
+
+#[test]
+fn copies_that_cannot_be_written_stop_nothing() {
+    let (config, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(state.path().join(".last-good"), "in the way").unwrap();
+    fs::write(config.path().join("a.yaml"), service("one", 1)).unwrap();
+    let mut files = Files::open_with(config.path(), state.path()).unwrap();
+    assert_eq!(names(&files.objects()), ["one"]);
+    fs::write(config.path().join("a.yaml"), service("two", 1)).unwrap();
+    assert!(files.look().unwrap());
+    assert_eq!(names(&files.objects()), ["two"]);
+}
+
+#[test]
+fn a_state_dir_within_the_folder_declares_nothing() {
+    let config = tempfile::tempdir().unwrap();
+    fs::write(config.path().join("a.yaml"), service("one", 1)).unwrap();
+    let state = config.path().join("state");
+    for _ in 0..2 {
+        let objects = Files::open_with(config.path(), &state).unwrap().objects();
+        assert_eq!(names(&objects), ["one"]);
+        assert!(objects.problems.is_empty(), "{:?}", objects.problems);
+    }
 }
