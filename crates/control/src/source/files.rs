@@ -32,6 +32,8 @@ pub struct Files {
     scanner: Scanner,
     folder: Folder,
     last_good: Option<LastGood>,
+    /// Files are declared as they were kept, and the folder has shown no file yet.
+    from_memory: bool,
 }
 
 /// What a look has brought.
@@ -65,17 +67,24 @@ impl Files {
             scanner: Scanner::default(),
             folder: Folder::default(),
             last_good,
+            from_memory: false,
         };
         let kept = files.last_good.iter().flat_map(LastGood::all);
         for (path, text) in kept {
-            files.folder.put(&path.to_string_lossy(), Ok(text));
+            files.from_memory |= files.folder.put(&path.to_string_lossy(), Ok(text));
         }
         files.look()?;
-        files.forget_unseen();
+        if files.from_memory {
+            warn!(
+                folder = %root.display(),
+                "there is no file yet; what was declared before is kept until there is one"
+            );
+        }
         Ok(files)
     }
 
-    /// Files that went while nobody looked take their objects with them, as those do that go under our eyes.
+    /// Files that went while nobody looked take their objects with them, as those do that go under our eyes. But a folder
+    /// that is altogether empty when the process starts is one that is not mounted or not filled yet.
     fn forget_unseen(&mut self) {
         let unseen = |path: &&str| !self.scanner.has_seen(Path::new(path));
         let gone: Vec<String> = self
@@ -131,6 +140,11 @@ impl Files {
         }
         for (path, content) in changes.read {
             different |= self.put(&path, content);
+        }
+        if self.from_memory && !changes.unsettled && self.scanner.has_seen_any() {
+            self.from_memory = false;
+            self.forget_unseen();
+            different = true;
         }
         Ok(Look {
             different,

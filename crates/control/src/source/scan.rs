@@ -96,6 +96,11 @@ impl Scanner {
         Ok(changes)
     }
 
+    /// Whether any file was there at the last scan.
+    pub fn has_seen_any(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
     /// Whether the file was there at the last scan.
     pub fn has_seen(&self, path: &Path) -> bool {
         self.seen.contains_key(path)

@@ -231,3 +231,25 @@ fn a_state_dir_within_the_folder_declares_nothing() {
         assert!(objects.problems.is_empty(), "{:?}", objects.problems);
     }
 }
+
+#[test]
+fn a_folder_that_is_not_filled_yet_takes_nothing_away() {
+    let (config, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = |name: &str| config.path().join(name);
+    let open = || Files::open_with(config.path(), state.path()).unwrap();
+    fs::write(path("a.yaml"), service("one", 1)).unwrap();
+    fs::write(path("b.yaml"), service("two", 2)).unwrap();
+    drop(open());
+    fs::remove_file(path("a.yaml")).unwrap();
+    fs::remove_file(path("b.yaml")).unwrap();
+    let mut files = open();
+    assert_eq!(names(&files.objects()), ["one", "two"]);
+    assert!(!files.look().unwrap());
+    fs::write(path("a.yaml"), service("three", 3)).unwrap();
+    assert!(files.look().unwrap());
+    assert_eq!(names(&files.objects()), ["three"]);
+    // From then on an empty folder is what somebody wants.
+    fs::remove_file(path("a.yaml")).unwrap();
+    assert!(files.look().unwrap());
+    assert!(names(&files.objects()).is_empty());
+}
