@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::ads::{AdsService, Authenticator, Catalog, Clients};
 use crate::auth::incoming::Gate;
@@ -28,6 +28,7 @@ use crate::mesh::{Mesh, MeshSettings};
 use crate::settings::Settings;
 use crate::source::Objects;
 use crate::source::files::Files;
+use crate::source::folder::is_loud;
 
 /// Streams that are open at the end get this long; they would otherwise stay for ever.
 const GRACE: Duration = Duration::from_secs(1);
@@ -147,10 +148,15 @@ struct Complaints(HashSet<String>);
 
 impl Complaints {
     fn about(&mut self, mesh: &Mesh) {
-        let errors = mesh.problems.iter().filter(|problem| problem.is_error());
-        let present: HashSet<String> = errors.map(ToString::to_string).collect();
-        for problem in present.difference(&self.0) {
-            warn!("{problem}");
+        let mut present = HashSet::new();
+        for problem in mesh.problems.iter().filter(|problem| problem.is_error()) {
+            let text = problem.to_string();
+            match (self.0.contains(&text), is_loud(problem)) {
+                (true, _) => {}
+                (false, true) => error!("{text}"),
+                (false, false) => warn!("{text}"),
+            }
+            present.insert(text);
         }
         self.0 = present;
     }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use crate::cidr::Cidr;
 use crate::object::{Metadata, NamespacedName};
 
+mod closed;
 mod pattern;
 mod read;
 
+pub(crate) use closed::closed;
 pub use pattern::{PathPattern, Pattern};
 pub(crate) use read::read;
 

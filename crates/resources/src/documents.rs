@@ -23,6 +23,8 @@ pub struct Document {
     pub unreadable: bool,
     /// The object, unless an error is among the problems.
     pub object: Option<Object>,
+    /// What is to be in force instead of an object with errors that has no earlier version; only policies have it.
+    pub stand_in: Option<Object>,
     /// Errors when there is no object; otherwise warnings.
     pub problems: Vec<Problem>,
 }
@@ -37,6 +39,7 @@ impl Document {
             identity: None,
             unreadable: true,
             object: None,
+            stand_in: None,
             problems: vec![problem],
         }
     }
@@ -181,6 +184,7 @@ fn refused(
         identity: None,
         unreadable: false,
         object: None,
+        stand_in: None,
         problems: vec![problem],
     }
 }
@@ -194,6 +198,7 @@ fn read(path: &str, node: &Node, kind: Kind) -> Document {
                 identity: None,
                 unreadable: true,
                 object: None,
+                stand_in: None,
                 problems: vec![*problem],
             };
         }
@@ -222,13 +227,36 @@ fn read(path: &str, node: &Node, kind: Kind) -> Document {
         );
     }
     let object = object.filter(|_| !report.failed());
+    let stand_in = match object {
+        Some(_) => None,
+        None => stand_in(node, &key),
+    };
     Document {
         line: node.line,
         identity: Some(key),
         unreadable: false,
         object,
+        stand_in,
         problems: report.into_problems(),
     }
+}
+
+/// For a document with errors, which have been reported.
+fn stand_in(node: &Node, key: &ObjectKey) -> Option<Object> {
+    if key.kind != Kind::AuthorizationPolicy {
+        return None;
+    }
+    let scratch = Report::new("", None, key.namespace.clone());
+    let root = Value {
+        report: &scratch,
+        node,
+        path: String::new(),
+    };
+    let root = root.fields()?;
+    let name = NamespacedName::new(key.namespace.clone(), key.name.clone());
+    let meta = metadata(&root, name);
+    crate::authorization_policy::closed(root.get("spec"), meta, &scratch)
+        .map(Object::AuthorizationPolicy)
 }
 
 /// Name and namespace, checked as Kubernetes would.

@@ -1,6 +1,7 @@
 //! What a folder of documents declares, keeping the last good version of what is broken (contract section 11). Pure.
 //!
-//! - A document that is wrong but says what it is keeps the last good version of that object.
+//! - A document that is wrong but says what it is keeps the last good version of that object. Without one, a policy has a
+//!   stand-in that lets nobody in (`tasuki_resources::authorization_policy`), unless the object is good elsewhere.
 //! - A file with a document that cannot be read at all (half-written) keeps every object it had, beside
 //!   the good ones it has now; an empty file likewise.
 //! - A file that is gone takes its objects with it.
@@ -9,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use tasuki_resources::authorization_policy::Action;
 use tasuki_resources::{Object, ObjectKey, Problem, parse_documents};
 
 use super::{Objects, Sourced};
@@ -34,6 +36,8 @@ struct File {
 struct Entry {
     key: ObjectKey,
     object: Arc<Object>,
+    /// Instead of an object that has never been good: no version to keep.
+    stand_in: bool,
 }
 
 impl Folder {
@@ -69,10 +73,18 @@ impl Folder {
     pub fn objects(&self) -> Objects {
         let mut all = Objects::default();
         let mut owners: HashMap<&ObjectKey, &str> = HashMap::new();
+        let entries = self.files.values().flat_map(|file| &file.objects);
+        let good: HashSet<&ObjectKey> = entries.filter(|e| !e.stand_in).map(|e| &e.key).collect();
         for (path, file) in &self.files {
             let name: Arc<str> = Arc::from(path.as_str());
             all.problems.extend(file.problems.iter().cloned());
             for entry in &file.objects {
+                if entry.stand_in {
+                    if good.contains(&entry.key) {
+                        continue;
+                    }
+                    all.problems.extend(fails_closed(path, &entry.object));
+                }
                 match owners.get(&entry.key) {
                     Some(winner) => all.problems.extend(duplicate(&entry.key, winner, path)),
                     None => {
@@ -101,6 +113,7 @@ impl File {
         let mut objects = Vec::new();
         let mut problems = Vec::new();
         let mut broken = HashSet::new();
+        let mut stand_ins = Vec::new();
         let mut unknown = false;
         for document in parse_documents(path, text) {
             problems.extend(document.problems);
@@ -108,18 +121,35 @@ impl File {
                 (Some(object), _) => objects.push(Entry {
                     key: object.key(),
                     object: Arc::new(object),
+                    stand_in: false,
                 }),
-                (None, Some(key)) => drop(broken.insert(key)),
+                (None, Some(key)) => {
+                    stand_ins.extend(document.stand_in);
+                    broken.insert(key);
+                }
                 (None, None) => unknown |= document.unreadable,
             }
         }
         let is_good = broken.is_empty() && !unknown;
         let good: HashSet<ObjectKey> = objects.iter().map(|entry| entry.key.clone()).collect();
         for entry in earlier {
-            let lost = !good.contains(&entry.key) && (unknown || broken.contains(&entry.key));
+            // A stand-in is no version: what the document says now has another one.
+            let broken = broken.contains(&entry.key) && !entry.stand_in;
+            let lost = !good.contains(&entry.key) && (unknown || broken);
             if lost {
-                problems.push(kept(path, &entry.key));
+                problems.extend((!entry.stand_in).then(|| kept(path, &entry.key)));
                 objects.push(entry.clone());
+            }
+        }
+        let known: HashSet<ObjectKey> = objects.iter().map(|entry| entry.key.clone()).collect();
+        for object in stand_ins {
+            let key = object.key();
+            if !known.contains(&key) {
+                objects.push(Entry {
+                    key,
+                    object: Arc::new(object),
+                    stand_in: true,
+                });
             }
         }
         Self {
@@ -154,6 +184,36 @@ fn kept(path: &str, key: &ObjectKey) -> Problem {
     let mut problem = Problem::warning(path, "", "the last good version is kept");
     problem.object = Some(key.to_string());
     problem
+}
+
+/// Begins the reason of the problem that [`is_loud`] finds.
+const FAILS_CLOSED: &str = "is broken, has no earlier version and so fails closed: ";
+
+/// Whether a problem closes workloads to their callers, and so must not go unnoticed.
+pub fn is_loud(problem: &Problem) -> bool {
+    problem.reason.starts_with(FAILS_CLOSED)
+}
+
+fn fails_closed(path: &str, object: &Object) -> Option<Problem> {
+    let Object::AuthorizationPolicy(policy) = object else {
+        return None;
+    };
+    let labels = policy.selector.iter();
+    let labels: Vec<String> = labels
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let whose = match labels.as_slice() {
+        [] => "all workloads that it applies to".to_owned(),
+        labels => format!("the workloads with {}", labels.join(",")),
+    };
+    let what = match policy.action {
+        Action::Allow => "deny every request that no other policy allows",
+        Action::Deny | Action::Audit => "deny every request",
+    };
+    let mut problem = Problem::error(path, "", format!("{FAILS_CLOSED}{whose} {what}"));
+    problem.object = Some(object.key().to_string());
+    problem.expected = "mend or delete it".to_owned();
+    Some(problem)
 }
 
 /// Both sides of a conflict, so that whoever looks at one file finds the other.

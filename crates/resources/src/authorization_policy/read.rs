@@ -15,9 +15,7 @@ const DRY_RUN: &str = "istio.io/dry-run";
 const NO_JWT: &str = "never matches: JWTs are not honoured yet";
 
 pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<AuthorizationPolicy> {
-    let dry_run = meta
-        .annotation(DRY_RUN)
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let dry_run = is_dry_run(&meta);
     let Some(spec) = spec else {
         // As `spec: {}`: allows nothing.
         return Some(AuthorizationPolicy {
@@ -69,6 +67,11 @@ pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<Authoriza
         dry_run,
         rules,
     })
+}
+
+pub(super) fn is_dry_run(meta: &Metadata) -> bool {
+    meta.annotation(DRY_RUN)
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
 /// `None` after a report.

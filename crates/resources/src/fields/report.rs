@@ -30,7 +30,11 @@ impl<'a> Report<'a> {
     }
 
     pub fn failed(&self) -> bool {
-        self.errors.get() > 0
+        self.errors() > 0
+    }
+
+    pub fn errors(&self) -> usize {
+        self.errors.get()
     }
 
     /// Mistakes first, then what this version merely does not do.

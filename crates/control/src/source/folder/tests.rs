@@ -152,3 +152,60 @@ fn the_first_of_two_wins_and_both_are_reported() {
     assert_eq!(port(&folder, "x"), 2);
     assert_eq!(report(&folder), "");
 }
+
+fn policy(action: &str, path: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: guard, namespace: shop}}\nspec: {{action: {action}, selector: {{matchLabels: {{app: cart}}}}, rules: [{{to: [{{operation: {{{path}: [/x]}}}}]}}]}}\n---\n"
+    )
+}
+
+/// The policy in force: its action and whether it has conditions.
+fn guard(folder: &Folder) -> Option<(Action, bool)> {
+    let objects = folder.objects().objects;
+    objects.iter().find_map(|sourced| match &*sourced.object {
+        Object::AuthorizationPolicy(policy) => Some((
+            policy.action,
+            policy.rules.iter().any(|rule| !rule.to.is_empty()),
+        )),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_new_policy_that_is_broken_lets_nobody_in() {
+    let mut folder = Folder::default();
+    put(&mut folder, "a.yaml", &policy("ALLOW", "pahts"));
+    assert_eq!(guard(&folder), Some((Action::Allow, false)));
+    assert!(folder.objects().problems.iter().any(is_loud));
+    let told = report(&folder);
+    assert!(
+        told.contains("the workloads with app=cart deny every request that no other policy"),
+        "{told}"
+    );
+    put(&mut folder, "a.yaml", &policy("DENY", "pahts"));
+    assert_eq!(guard(&folder), Some((Action::Deny, false)));
+    put(&mut folder, "a.yaml", "apiVersion: [");
+    assert_eq!(guard(&folder), Some((Action::Deny, false)), "half-written");
+    put(&mut folder, "a.yaml", &policy("DENY", "paths"));
+    assert_eq!(guard(&folder), Some((Action::Deny, true)));
+    assert!(!folder.objects().problems.iter().any(is_loud));
+    put(&mut folder, "a.yaml", &policy("ALLOW", "pahts"));
+    assert_eq!(
+        guard(&folder),
+        Some((Action::Deny, true)),
+        "there is a version to keep"
+    );
+    put(&mut folder, "a.yaml", &service("x", 1));
+    assert_eq!(guard(&folder), None);
+}
+
+#[test]
+fn a_policy_that_is_good_elsewhere_needs_no_stand_in() {
+    let mut folder = Folder::default();
+    put(&mut folder, "b.yaml", &policy("ALLOW", "paths"));
+    put(&mut folder, "a.yaml", &policy("ALLOW", "pahts"));
+    assert_eq!(guard(&folder), Some((Action::Allow, true)));
+    assert!(!folder.objects().problems.iter().any(is_loud));
+    folder.remove("b.yaml");
+    assert_eq!(guard(&folder), Some((Action::Allow, false)));
+}
