@@ -100,6 +100,11 @@ impl Published {
         self.current.load().snapshot.mesh.clone()
     }
 
+    /// See [`Snapshot::withheld`].
+    pub fn withheld(&self, client: &Client, names: &[String]) -> Vec<(String, String)> {
+        self.current.load().snapshot.withheld(client, names)
+    }
+
     /// How often something has been published.
     pub fn generation(&self) -> u64 {
         *self.generation.borrow()

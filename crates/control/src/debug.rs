@@ -26,6 +26,7 @@ pub fn routes(
     registry.register(Box::new(connected.clone()))?;
     let (resources, metrics_of) = (published.clone(), registry.clone());
     let (listed, counted) = (clients.clone(), clients.clone());
+    let withholding = published.clone();
     let routes = Routes::new()
         // Everything is there before the port is open.
         .get("/ready", |_| async {
@@ -40,8 +41,10 @@ pub fn routes(
             async move { Response::metrics(expose(&registry)) }
         })
         .get("/debug/clients", move |_| {
-            let clients = listed.clone();
-            async move { Response::json(&clients.list()) }
+            let (clients, published) = (listed.clone(), withholding.clone());
+            async move {
+                Response::json(&clients.list(|client, names| published.withheld(client, names)))
+            }
         })
         .get("/debug/resources", move |_| {
             let published = resources.clone();

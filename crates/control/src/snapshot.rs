@@ -20,7 +20,7 @@ pub use name::{
     BLACK_HOLE, Name, PASSTHROUGH, cluster_name, inbound_cluster_name, pod_cluster_name,
 };
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tasuki_xds::codec::{Dialect, Encoded, encode};
@@ -111,6 +111,18 @@ impl Snapshot {
                 .collect(),
             ResourceType::TrustBundle | ResourceType::Secret => Vec::new(),
         }
+    }
+
+    /// Clusters that exist and are not for this client, each with the reason: of `names`, and of all that a gateway routes to.
+    pub fn withheld(&self, client: &Client, names: &[String]) -> Vec<(String, String)> {
+        let viewer = Viewer {
+            mesh: &self.mesh,
+            client,
+        };
+        let mut names: BTreeSet<String> = names.iter().cloned().collect();
+        names.extend(gateway::clusters(&viewer));
+        let reason = |name: String| clusters::withheld(&viewer, &name).map(|reason| (name, reason));
+        names.into_iter().filter_map(reason).collect()
     }
 
     /// The resource as a value.

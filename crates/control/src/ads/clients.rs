@@ -112,6 +112,9 @@ pub struct ResourceLine {
     /// Why the version last sent was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Why it exists but is not sent to this client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
 }
 
 /// A panic while a lock was held leaves plain data behind, good enough to read.
@@ -160,12 +163,16 @@ impl Clients {
         self.len() == 0
     }
 
-    /// Every client, by node id.
-    pub fn list(&self) -> Vec<ClientStatus> {
+    /// Every client, by node id. `withheld` says which clusters, of those that it was not sent and others, exist but are not for
+    /// it, and why.
+    pub fn list(
+        &self,
+        withheld: impl Fn(&Client, &[String]) -> Vec<(String, String)>,
+    ) -> Vec<ClientStatus> {
         let mut all: Vec<ClientStatus> = self
             .records()
             .iter()
-            .map(|record| record.describe())
+            .map(|record| record.describe(&withheld))
             .collect();
         all.sort_by(|a, b| a.node.cmp(&b.node));
         all
@@ -221,7 +228,10 @@ impl Record {
         }
     }
 
-    fn describe(&self) -> ClientStatus {
+    fn describe(
+        &self,
+        withheld: impl Fn(&Client, &[String]) -> Vec<(String, String)>,
+    ) -> ClientStatus {
         let client = self.client();
         let (protocol, resources) = {
             let session = self.session();
@@ -231,6 +241,19 @@ impl Record {
             };
             (protocol, session.status())
         };
+        let mut resources: Vec<ResourceLine> =
+            resources.into_iter().map(ResourceLine::of).collect();
+        let cluster = ResourceType::Cluster.to_string();
+        let missing = |line: &&ResourceLine| line.ty == cluster && line.sent.is_none();
+        let names: Vec<String> = resources
+            .iter()
+            .filter(missing)
+            .map(|line| line.name.clone())
+            .collect();
+        for (name, reason) in withheld(&client, &names) {
+            resources.retain(|line| !(missing(&line) && line.name == name));
+            resources.push(ResourceLine::withheld(cluster.clone(), name, reason));
+        }
         ClientStatus {
             node: client.node_id,
             kind: client.kind.word(),
@@ -241,12 +264,23 @@ impl Record {
             features: client.features,
             remote: self.remote.clone(),
             connected_since: self.since.format(&Rfc3339).unwrap_or_default(),
-            resources: resources.into_iter().map(ResourceLine::of).collect(),
+            resources,
         }
     }
 }
 
 impl ResourceLine {
+    fn withheld(ty: String, name: String, reason: String) -> Self {
+        Self {
+            ty,
+            name,
+            sent: None,
+            acked: None,
+            refused: None,
+            withheld: Some(reason),
+        }
+    }
+
     fn of(status: ResourceStatus) -> Self {
         let ResourceStatus {
             ty,
@@ -261,6 +295,7 @@ impl ResourceLine {
             sent,
             acked,
             refused: refusal,
+            withheld: None,
         }
     }
 }

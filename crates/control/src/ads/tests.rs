@@ -242,13 +242,13 @@ async fn a_sidecar_gets_what_it_asks_for_and_each_change() {
     assert!(matches!(&events[0], Event::Updated(update) if update.resource == routes("later")));
 
     let acked = || {
-        running.clients.list()[0]
+        running.clients.list(|_, _| Vec::new())[0]
             .resources
             .iter()
             .all(|r| r.acked.is_some())
     };
     until(acked).await;
-    let listed = running.clients.list().remove(0);
+    let listed = running.clients.list(|_, _| Vec::new()).remove(0);
     assert_eq!(
         (listed.node.as_str(), listed.kind, listed.protocol),
         ("sidecar~shop/cart-1", "sidecar", "delta")
@@ -436,8 +436,13 @@ async fn a_foreign_gateway_speaks_state_of_the_world_without_a_token() {
         ..request
     };
     requests.send(ack).await.unwrap();
-    until(|| running.clients.list()[0].resources[0].acked.is_some()).await;
-    let listed = running.clients.list().remove(0);
+    until(|| {
+        running.clients.list(|_, _| Vec::new())[0].resources[0]
+            .acked
+            .is_some()
+    })
+    .await;
+    let listed = running.clients.list(|_, _| Vec::new()).remove(0);
     assert_eq!(
         (listed.kind, listed.namespace.as_str(), listed.protocol),
         ("envoy", "edge", "sotw")

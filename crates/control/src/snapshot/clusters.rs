@@ -14,7 +14,7 @@ use tasuki_xds::model::cluster::{
 };
 use tasuki_xds::model::listener::DeclaredProtocol;
 
-use super::tls;
+use super::tls::{self, Incapable};
 use super::viewer::Viewer;
 use super::{BLACK_HOLE, Name, PASSTHROUGH};
 use crate::mesh::services::{Backends, Service};
@@ -61,8 +61,25 @@ pub fn cluster(viewer: &Viewer<'_>, name: &str) -> Option<Cluster> {
                 ..plain(name, Discovery::Eds { service_name: None })
             })
         }
-        Name::Outbound { port, subset, host } => outbound(viewer, name, port, subset, host),
+        Name::Outbound { port, subset, host } => {
+            outbound(viewer, name, port, subset, host).and_then(Result::ok)
+        }
     }
+}
+
+/// Why a cluster that exists is not given to `viewer`, in a sentence.
+pub fn withheld(viewer: &Viewer<'_>, name: &str) -> Option<String> {
+    let Name::Outbound { port, subset, host } = Name::parse(name)? else {
+        return None;
+    };
+    let Incapable(reason) = outbound(viewer, name, port, subset, host)?.err()?;
+    let service = viewer.mesh.services.exact(host, viewer.namespace())?;
+    let rules = &viewer.mesh.destination_rules;
+    let rule = rules.find(host, &service.namespace, viewer.namespace())?;
+    Some(format!(
+        "withheld: DestinationRule {} asks for TLS; {reason}",
+        rule.meta.name
+    ))
 }
 
 fn outbound(
@@ -71,7 +88,7 @@ fn outbound(
     port: u16,
     subset: &str,
     host: &str,
-) -> Option<Cluster> {
+) -> Option<Result<Cluster, Incapable>> {
     let service = viewer.mesh.services.exact(host, viewer.namespace())?;
     let declared = service.port(port)?;
     let rule = viewer
@@ -86,34 +103,37 @@ fn outbound(
         .map(|rule| rule.effective(wanted, port))
         .unwrap_or_default();
     let pool = policy.connection_pool.clone().unwrap_or_default();
-    Some(Cluster {
-        connect_timeout: pool.tcp.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
-        balance: balance(policy.load_balancer),
-        limits: limits(&pool),
-        retry_budget: policy.retry_budget.map(|budget| RetryBudget {
-            percent: budget.percent,
-            min_concurrent: budget.min_concurrent,
-        }),
-        outliers: policy.outlier_detection.as_ref().map(outliers),
-        panic_percent: policy
-            .outlier_detection
-            .as_ref()
-            .and_then(|o| o.min_health_percent)
-            .unwrap_or(0),
-        tls: tls::of_service(
-            viewer,
-            service,
-            port,
-            wanted,
-            policy.tls.as_ref(),
-            declared.protocol,
-        ),
-        http: http_protocol(declared.protocol, Some(&pool)),
-        service: Some(service.reference()),
-        keepalive: keepalive(&pool),
-        idle_timeout: idle_timeout(&policy),
-        ..plain(name, discovery(service, port))
-    })
+    let tls = tls::of_service(
+        viewer,
+        service,
+        port,
+        wanted,
+        policy.tls.as_ref(),
+        declared.protocol,
+    );
+    Some(tls.map(|tls| {
+        Cluster {
+            connect_timeout: pool.tcp.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            balance: balance(policy.load_balancer),
+            limits: limits(&pool),
+            retry_budget: policy.retry_budget.map(|budget| RetryBudget {
+                percent: budget.percent,
+                min_concurrent: budget.min_concurrent,
+            }),
+            outliers: policy.outlier_detection.as_ref().map(outliers),
+            panic_percent: policy
+                .outlier_detection
+                .as_ref()
+                .and_then(|o| o.min_health_percent)
+                .unwrap_or(0),
+            tls,
+            http: http_protocol(declared.protocol, Some(&pool)),
+            service: Some(service.reference()),
+            keepalive: keepalive(&pool),
+            idle_timeout: idle_timeout(&policy),
+            ..plain(name, discovery(service, port))
+        }
+    }))
 }
 
 /// The service that leads to a workload's port, for its metrics; the first by name if there are several.

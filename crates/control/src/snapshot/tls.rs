@@ -17,7 +17,14 @@ use super::viewer::Viewer;
 use crate::mesh::services::{Backend, Service};
 use crate::mesh::workloads::{TLS_MODE, Workload};
 
+/// A rule asks for TLS that this client cannot do. It must not be left with plaintext instead, so it gets no cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incapable(pub &'static str);
+
 /// TLS to a service's port, or to a subset of it.
+///
+/// # Errors
+/// When a rule asks for TLS that the client cannot do.
 pub fn of_service(
     viewer: &Viewer<'_>,
     service: &Service,
@@ -25,10 +32,12 @@ pub fn of_service(
     subset: Option<&str>,
     settings: Option<&TlsSettings>,
     protocol: DeclaredProtocol,
-) -> Vec<TlsMatch> {
+) -> Result<Vec<TlsMatch>, Incapable> {
     match settings.map(|settings| (settings.mode, settings)) {
-        Some((TlsMode::Disable, _)) => return Vec::new(),
-        Some((TlsMode::Simple, settings)) => return simple(viewer, service, settings, protocol),
+        Some((TlsMode::Disable, _)) => return Ok(Vec::new()),
+        Some((TlsMode::Simple, settings)) => {
+            return simple(viewer, service, settings, protocol);
+        }
         Some((TlsMode::IstioMutual, settings)) => {
             let identities = if settings.subject_alt_names.is_empty() {
                 // Without names any certificate of the mesh would do.
@@ -36,22 +45,30 @@ pub fn of_service(
             } else {
                 settings.subject_alt_names.clone()
             };
-            return always(mutual(viewer, identities));
+            let tls = mutual(viewer, identities).ok_or_else(|| incapable(viewer))?;
+            return Ok(always(tls));
         }
         None => {}
     }
     let backends = chosen(viewer, service, port, subset);
     if let Dialect::Grpc { .. } = viewer.client.dialect {
-        return grpc(viewer, &backends);
+        return Ok(grpc(viewer, &backends));
     }
     let identities = of_backends(viewer, &backends);
-    automatic(
-        viewer,
-        identities,
-        backends
-            .iter()
-            .any(|backend| backend.endpoint.tls_mode.is_some()),
-    )
+    let meshed = |backend: &&Backend| backend.endpoint.tls_mode.is_some();
+    Ok(automatic(viewer, identities, backends.iter().any(meshed)))
+}
+
+/// What a client without TLS would have to have.
+fn incapable(viewer: &Viewer<'_>) -> Incapable {
+    Incapable(match viewer.client.dialect {
+        Dialect::Grpc { .. } => {
+            "a gRPC client has TLS only if node.metadata.CERTIFICATE_PROVIDER_INSTANCE names a certificate provider of its bootstrap"
+        }
+        Dialect::Tasuki | Dialect::Envoy { .. } => {
+            "an Envoy has mesh TLS only if it has shown a token or a certificate"
+        }
+    })
 }
 
 /// TLS to one pod.
@@ -85,14 +102,12 @@ fn automatic(viewer: &Viewer<'_>, identities: Vec<String>, any_meshed: bool) -> 
     }
 }
 
-fn always(tls: Option<ClientTls>) -> Vec<TlsMatch> {
-    tls.into_iter()
-        .map(|tls| TlsMatch {
-            name: "tls".to_owned(),
-            tls_mode: None,
-            tls: Some(tls),
-        })
-        .collect()
+fn always(tls: ClientTls) -> Vec<TlsMatch> {
+    vec![TlsMatch {
+        name: "tls".to_owned(),
+        tls_mode: None,
+        tls: Some(tls),
+    }]
 }
 
 /// gRPC knows TLS only for a whole cluster, and our servers take its ALPN only on STRICT ports.
@@ -116,21 +131,25 @@ fn grpc(viewer: &Viewer<'_>, backends: &[&Backend]) -> Vec<TlsMatch> {
     if backends.is_empty() || !backends.iter().all(strict) {
         return Vec::new();
     }
-    always(mutual(viewer, identities(backends.iter().copied())))
+    let tls = mutual(viewer, identities(backends.iter().copied()));
+    tls.map(always).unwrap_or_default()
 }
 
-/// TLS to something that is not of the mesh, checked against the system's roots.
+/// TLS to something that is not of the mesh, checked against the system's roots, or against those of a gRPC client's
+/// certificate provider.
 fn simple(
     viewer: &Viewer<'_>,
     service: &Service,
     settings: &TlsSettings,
     protocol: DeclaredProtocol,
-) -> Vec<TlsMatch> {
-    if viewer.client.dialect != Dialect::Tasuki
-        && !matches!(viewer.client.dialect, Dialect::Envoy { .. })
-    {
-        return Vec::new();
-    }
+) -> Result<Vec<TlsMatch>, Incapable> {
+    let trust = match &viewer.client.dialect {
+        Dialect::Tasuki | Dialect::Envoy { .. } => None,
+        Dialect::Grpc { provider: None } => return Err(incapable(viewer)),
+        Dialect::Grpc {
+            provider: Some(provider),
+        } => Some(CertificateSource::ProviderInstance(provider.clone())),
+    };
     let sni = settings
         .sni
         .clone()
@@ -145,9 +164,9 @@ fn simple(
         DeclaredProtocol::Http => vec!["http/1.1".to_owned()],
         DeclaredProtocol::Auto | DeclaredProtocol::Tcp | DeclaredProtocol::Tls => Vec::new(),
     };
-    always(Some(ClientTls {
+    Ok(always(ClientTls {
         certificate: None,
-        trust: None,
+        trust,
         server_identities: Vec::new(),
         server_names,
         sni,

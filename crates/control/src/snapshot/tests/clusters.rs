@@ -294,3 +294,56 @@ fn the_names_that_a_rule_demands_are_demanded_of_every_endpoint() {
     let whole = client.endpoints("pod|10.1.0.1|80");
     assert_ne!(whole.localities[0].endpoints[0].identities, [other]);
 }
+
+#[test]
+fn tls_that_a_rule_asks_for_is_never_left_out() {
+    let rule = |mode: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: cart, namespace: shop}}\nspec: {{host: cart, trafficPolicy: {{tls: {{mode: {mode}}}}}}}\n"
+        )
+    };
+    let name = format!("outbound|8080||{HOST}");
+    let grpc = |provider: Option<&str>| {
+        let provider = provider.map(str::to_owned);
+        foreign(ClientKind::Grpc, Dialect::Grpc { provider }, "shop")
+    };
+    let envoy = |secrets| {
+        let dialect = Dialect::Envoy { secrets };
+        foreign(ClientKind::EnvoyGateway, dialect, "shop")
+    };
+    let cases = [
+        ("SIMPLE", grpc(None), false),
+        ("SIMPLE", grpc(Some("certs")), true),
+        ("SIMPLE", envoy(false), true),
+        ("ISTIO_MUTUAL", grpc(None), false),
+        ("ISTIO_MUTUAL", grpc(Some("certs")), true),
+        ("ISTIO_MUTUAL", envoy(false), false),
+        ("ISTIO_MUTUAL", envoy(true), true),
+    ];
+    for (mode, client, capable) in cases {
+        let mesh = good_mesh(&[SHOP, &rule(mode)]);
+        let client = As::client(&mesh, client);
+        let reasons = client
+            .snapshot
+            .withheld(&client.client, std::slice::from_ref(&name));
+        if !capable {
+            assert!(!client.has(ResourceType::Cluster, &name), "{mode}");
+            assert_eq!(reasons[0].0, name);
+            assert!(
+                reasons[0].1.contains("shop/cart asks for TLS"),
+                "{reasons:?}"
+            );
+            continue;
+        }
+        assert!(reasons.is_empty(), "{reasons:?}");
+        let cluster = client.cluster(&name);
+        assert!(cluster.tls[0].tls.is_some());
+        // On the wire too.
+        let encoded = encode(&Resource::Cluster(cluster), &client.client.dialect);
+        let wire = String::from_utf8_lossy(&encoded.any.value);
+        let dialect = &client.client.dialect;
+        assert!(wire.contains("UpstreamTlsContext"), "{mode} {dialect:?}");
+    }
+    let plain = good_mesh(&[SHOP, &rule("DISABLE")]);
+    assert!(As::client(&plain, grpc(None)).cluster(&name).tls.is_empty());
+}
