@@ -252,4 +252,12 @@ fn deny_beats_allow_audit_changes_nothing_and_no_rules_means_nobody() {
     scene.eventually("only AUDIT is left", &scene.c.0, "/foo", 200);
     scene.mesh.config.remove("audit").unwrap();
     scene.eventually("no policy allows", b, "/foo", 200);
+    let broken = "  rules: [{to: [{operation: {pahts: [\"/foo\"]}}]}]\n";
+    scene.policy("deny", "DENY", broken);
+    scene.eventually("a broken DENY closes everything", b, "/other", 403);
+    let resources = scene.mesh.control_get("/debug/resources").unwrap();
+    assert!(resources.contains("fails closed"), "{resources}");
+    scene.policy("deny", "DENY", &broken.replace("pahts", "paths"));
+    scene.eventually("until it is mended", b, "/other", 200);
+    assert_eq!(scene.get(b, "/foo").status, 403);
 }

@@ -1,11 +1,12 @@
 //! Clients that we did not write, on our control plane: a real Envoy as gateway, beside ours, and a
 //! proxyless gRPC client.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use http::Method;
-use tasuki_e2e::gateway::{Ads, Gateway, envoy_gateway};
-use tasuki_e2e::{HOST, SUBSETS, python, split};
+use tasuki_e2e::gateway::{Ads, Gateway, envoy_gateway, envoy_gateway_in_mesh};
+use tasuki_e2e::{HOST, SUBSETS, backend, http_server, python, split};
 use tasuki_testkit::client::{Answer, Ask};
 use tasuki_testkit::mesh::{Mesh, PodSpec, RunningPod, get, service};
 use tasuki_testkit::namespace::HUB_IP;
@@ -224,6 +225,67 @@ fn envoy_and_our_gateway_agree() {
             "{}: an empty dump",
             pod.spec.name
         );
+    }
+}
+
+const TO_HTTP_SERVER: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge, namespace: default}
+spec:
+  hosts: [shop.example.com]
+  gateways: [gateway]
+  http:
+  - route: [{destination: {host: http-server}}]
+";
+
+#[test]
+fn an_envoy_in_the_mesh_serves_a_service_half_in_the_mesh() {
+    if !have("foreign: half meshed", &[Need::Namespaces, Need::Python]) {
+        return;
+    }
+    let mesh = Mesh::start("envoy-half").unwrap();
+    http_server(&mesh).unwrap();
+    mesh.apply("edge", TO_HTTP_SERVER).unwrap();
+    let _meshed = backend(&mesh, "version-a").unwrap();
+    let spec = PodSpec::new("version-b")
+        .account("http-server")
+        .label("app", "http-server")
+        .port("http", 8080)
+        .plain();
+    let plain = mesh.pod(spec).unwrap();
+    let _origin = plain.http(8080).unwrap();
+    for (name, ads) in [("delta", Ads::Delta), ("sotw", Ads::StateOfTheWorld)] {
+        let (_envoy, pod) = envoy_gateway_in_mesh(&mesh, name, ads).unwrap();
+        let ask = || pod.get("127.0.0.1:80", "shop.example.com", "/");
+        wait::until("both halves are used", Duration::from_secs(30), || {
+            let backends: HashSet<String> = (0..20)
+                .map(|_| ask().map(|answer| answer.header("x-backend").to_owned()))
+                .collect::<Result<_, _>>()?;
+            let both = ["version-a", "version-b"].map(str::to_owned);
+            anyhow::ensure!(backends == HashSet::from(both), "{backends:?}");
+            Ok(())
+        })
+        .unwrap();
+        for _ in 0..100 {
+            let answer = ask().unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            let seen = answer.json();
+            let certificate = seen["headers"].as_array().is_some_and(|headers| {
+                headers
+                    .iter()
+                    .any(|header| header[0] == "x-forwarded-client-cert")
+            });
+            let meshed = answer.header("x-backend") == "version-a";
+            assert_eq!(certificate, meshed, "{seen}");
+            assert_eq!(seen["version"], "HTTP/1.1", "{seen}");
+        }
+        let stats = get(&pod.namespace, "127.0.0.1:9901", "/stats").unwrap();
+        let rejected: Vec<_> = stats
+            .lines()
+            .filter(|line| line.contains("update_rejected") && !line.ends_with(": 0"))
+            .collect();
+        assert!(rejected.is_empty(), "{name}: {rejected:?}");
     }
 }
 

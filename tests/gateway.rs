@@ -78,8 +78,23 @@ pub enum Ads {
     StateOfTheWorld,
 }
 
-/// A real Envoy as gateway on our control plane; its admin port is 9901 on loopback.
+/// A real Envoy as gateway on our control plane, a stranger to it; its admin port is 9901 on loopback.
 pub fn envoy_gateway(mesh: &Mesh, name: &str, ads: Ads) -> Result<(Process, RunningPod)> {
+    envoy_gateway_with(mesh, name, ads, None)
+}
+
+/// The same, with a token: it has the mesh's certificates.
+pub fn envoy_gateway_in_mesh(mesh: &Mesh, name: &str, ads: Ads) -> Result<(Process, RunningPod)> {
+    let token = mesh.token("default", "gateway", "1h")?;
+    envoy_gateway_with(mesh, name, ads, Some(token.trim()))
+}
+
+fn envoy_gateway_with(
+    mesh: &Mesh,
+    name: &str,
+    ads: Ads,
+    token: Option<&str>,
+) -> Result<(Process, RunningPod)> {
     mesh.apply("gateway", GATEWAY)?;
     let pod = mesh.pod(
         PodSpec::new(name)
@@ -92,6 +107,12 @@ pub fn envoy_gateway(mesh: &Mesh, name: &str, ads: Ads) -> Result<(Process, Runn
     } else {
         "GRPC"
     };
+    let metadata = match token {
+        Some(token) => {
+            format!(", initial_metadata: [{{key: authorization, value: 'Bearer {token}'}}]")
+        }
+        None => String::new(),
+    };
     let config = format!(
         "
 node: {{id: 'router~{ip}~{name}.default~default.svc.cluster.local', cluster: gateway}}
@@ -100,7 +121,7 @@ dynamic_resources:
   ads_config:
     api_type: {api}
     transport_api_version: V3
-    grpc_services: [{{envoy_grpc: {{cluster_name: xds}}}}]
+    grpc_services: [{{envoy_grpc: {{cluster_name: xds}}{metadata}}}]
   lds_config: {{ads: {{}}, resource_api_version: V3}}
   cds_config: {{ads: {{}}, resource_api_version: V3}}
 static_resources:

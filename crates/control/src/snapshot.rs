@@ -5,6 +5,7 @@
 
 pub mod assignments;
 pub mod clusters;
+pub mod divided;
 pub mod gateway;
 pub mod inbound;
 mod name;

@@ -7,9 +7,9 @@ use tasuki_resources::destination_rule::{TlsMode, TlsSettings};
 use tasuki_xds::model::ClusterLoadAssignment;
 use tasuki_xds::model::endpoint::{Health, Locality};
 
-use super::Name;
 use super::tls::chosen;
 use super::viewer::Viewer;
+use super::{Name, divided};
 use crate::mesh::endpoints::of_workload;
 use crate::mesh::services::Backend;
 use crate::mesh::workloads::State;
@@ -18,23 +18,15 @@ use crate::mesh::workloads::State;
 pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignment> {
     match Name::parse(name)? {
         Name::Outbound { port, subset, host } => {
-            let service = viewer.mesh.services.exact(host, viewer.namespace())?;
-            service.port(port)?;
-            let wanted = (!subset.is_empty()).then_some(subset);
-            let rules = &viewer.mesh.destination_rules;
-            let rule = rules.find(host, &service.namespace, viewer.namespace());
-            if let Some(subset) = wanted {
-                rule?.subset(subset)?;
-            }
-            let mut localities = localities(chosen(viewer, service, port, wanted).into_iter());
-            let tls = rule.and_then(|rule| rule.effective(wanted, port).tls);
-            if let Some(names) = tls.and_then(demanded) {
-                let endpoints = localities.iter_mut().flat_map(|l| &mut l.endpoints);
-                endpoints.for_each(|endpoint| endpoint.identities.clone_from(&names));
-            }
-            Some(ClusterLoadAssignment {
-                cluster: name.to_owned(),
-                localities,
+            let half = divided::meshed_share(viewer, port, subset, host);
+            outbound(viewer, name, (port, subset, host), |backend| {
+                half.is_none() || divided::is_meshed(backend)
+            })
+        }
+        Name::Plain { port, subset, host } => {
+            divided::meshed_share(viewer, port, subset, host)?;
+            outbound(viewer, name, (port, subset, host), |backend| {
+                !divided::is_meshed(backend)
             })
         }
         Name::Pod { address, port } => {
@@ -57,6 +49,34 @@ pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignme
         }
         Name::Passthrough | Name::BlackHole | Name::Inbound { .. } => None,
     }
+}
+
+/// The endpoints of a service's port, or of a subset of it, that are `wanted`.
+fn outbound(
+    viewer: &Viewer<'_>,
+    name: &str,
+    (port, subset, host): (u16, &str, &str),
+    wanted: impl Fn(&Backend) -> bool,
+) -> Option<ClusterLoadAssignment> {
+    let service = viewer.mesh.services.exact(host, viewer.namespace())?;
+    service.port(port)?;
+    let subset = (!subset.is_empty()).then_some(subset);
+    let rules = &viewer.mesh.destination_rules;
+    let rule = rules.find(host, &service.namespace, viewer.namespace());
+    if let Some(subset) = subset {
+        rule?.subset(subset)?;
+    }
+    let backends = chosen(viewer, service, port, subset);
+    let mut localities = localities(backends.into_iter().filter(|backend| wanted(backend)));
+    let tls = rule.and_then(|rule| rule.effective(subset, port).tls);
+    if let Some(names) = tls.and_then(demanded) {
+        let endpoints = localities.iter_mut().flat_map(|l| &mut l.endpoints);
+        endpoints.for_each(|endpoint| endpoint.identities.clone_from(&names));
+    }
+    Some(ClusterLoadAssignment {
+        cluster: name.to_owned(),
+        localities,
+    })
 }
 
 /// The names that a DestinationRule demands of mesh peers, whoever the endpoints are (contract section 5).

@@ -16,7 +16,7 @@ use tasuki_xds::model::listener::DeclaredProtocol;
 
 use super::tls::{self, Incapable};
 use super::viewer::Viewer;
-use super::{BLACK_HOLE, Name, PASSTHROUGH};
+use super::{BLACK_HOLE, Name, PASSTHROUGH, divided};
 use crate::mesh::services::{Backends, Service};
 use crate::mesh::workloads::Workload;
 
@@ -63,6 +63,14 @@ pub fn cluster(viewer: &Viewer<'_>, name: &str) -> Option<Cluster> {
         }
         Name::Outbound { port, subset, host } => {
             outbound(viewer, name, port, subset, host).and_then(Result::ok)
+        }
+        Name::Plain { port, subset, host } => {
+            divided::meshed_share(viewer, port, subset, host)?;
+            let whole = outbound(viewer, name, port, subset, host)?.ok()?;
+            Some(Cluster {
+                tls: Vec::new(),
+                ..whole
+            })
         }
     }
 }
@@ -246,7 +254,7 @@ fn outliers(detection: &OutlierDetection) -> cluster::OutlierDetection {
 }
 
 /// What endpoints that are not mesh peers are spoken to in.
-fn http_protocol(declared: DeclaredProtocol, pool: Option<&ConnectionPool>) -> HttpProtocol {
+pub fn http_protocol(declared: DeclaredProtocol, pool: Option<&ConnectionPool>) -> HttpProtocol {
     let http = pool.map(|pool| &pool.http);
     if http.is_some_and(|http| http.use_client_protocol) {
         return HttpProtocol::Downstream;

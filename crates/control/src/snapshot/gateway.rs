@@ -14,9 +14,9 @@ use tasuki_xds::model::listener::{
 use tasuki_xds::model::route::{RouteAction, VirtualHost};
 use tasuki_xds::model::{Listener, RouteConfiguration};
 
-use super::rbac;
 use super::rules::{Caller, rules};
 use super::viewer::Viewer;
+use super::{divided, rbac};
 use crate::ads::ClientKind;
 use crate::mesh::service_entries::PROXY_PORTS;
 
@@ -124,7 +124,7 @@ fn virtual_host(
     VirtualHost {
         name: format!("{name}:{port}"),
         domains,
-        routes: rules(viewer, bound, port),
+        routes: divided::routes(viewer, rules(viewer, bound, port)),
     }
 }
 

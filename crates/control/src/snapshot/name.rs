@@ -1,4 +1,5 @@
-//! Names of clusters: `outbound|PORT|SUBSET|FQDN`, `inbound|PORT||`, `pod|IP|PORT` and two fixed ones.
+//! Names of clusters: `outbound|PORT|SUBSET|FQDN`, its plain half `outbound-plain|PORT|SUBSET|FQDN`, `inbound|PORT||`,
+//! `pod|IP|PORT` and two fixed ones.
 
 use std::net::IpAddr;
 
@@ -26,6 +27,12 @@ pub enum Name<'a> {
         subset: &'a str,
         host: &'a str,
     },
+    /// The endpoints of a half-migrated service that are no mesh peers, for Envoys; `super::divided`.
+    Plain {
+        port: u16,
+        subset: &'a str,
+        host: &'a str,
+    },
 }
 
 impl<'a> Name<'a> {
@@ -46,6 +53,11 @@ impl<'a> Name<'a> {
                 port: port.parse().ok().filter(|port| *port != 0)?,
             }),
             ["outbound", port, subset, host] if !host.is_empty() => Some(Name::Outbound {
+                port: port.parse().ok()?,
+                subset,
+                host,
+            }),
+            ["outbound-plain", port, subset, host] if !host.is_empty() => Some(Name::Plain {
                 port: port.parse().ok()?,
                 subset,
                 host,

@@ -154,3 +154,58 @@ spec:
     let both = hosts.find(|host| host.domains[0] == "both.test").unwrap();
     assert_eq!(both.routes.len(), 1);
 }
+
+#[test]
+fn an_envoy_gives_each_half_of_a_service_its_share() {
+    let name = "outbound|8080||cart.shop.svc.cluster.local";
+    let plain = "outbound-plain|8080||cart.shop.svc.cluster.local";
+    let secure = || {
+        let mut client = envoy(&[("istio", "ingressgateway")]);
+        client.dialect = Dialect::Envoy { secrets: true };
+        client
+    };
+    let weights = |client: &As| -> Vec<(String, u32)> {
+        let table = client.table("http.8080");
+        let forward = table.virtual_hosts.iter().flat_map(|host| &host.routes);
+        let forward = forward.filter_map(|route| match &route.action {
+            tasuki_xds::model::route::RouteAction::Forward(forward) => Some(&forward.clusters),
+            _ => None,
+        });
+        let clusters = forward.into_iter().next().unwrap();
+        clusters
+            .iter()
+            .map(|cluster| (cluster.name.clone(), cluster.weight))
+            .collect()
+    };
+    let mesh = mesh(&[SHOP, EDGE]);
+    let client = As::client(&mesh, secure());
+    let half = |name: &str| (name.to_owned(), 5_000);
+    assert_eq!(weights(&client), [half(name), half(plain)]);
+    let (meshed, rest) = (client.cluster(name), client.cluster(plain));
+    assert!(!meshed.tls.is_empty() && rest.tls.is_empty());
+    let addresses = |name: &str| -> Vec<String> {
+        let assignment = client.endpoints(name);
+        let endpoints = assignment.localities.iter().flat_map(|l| &l.endpoints);
+        endpoints.map(|e| e.address.to_string()).collect()
+    };
+    assert_eq!(addresses(name), ["10.1.0.1:80"]);
+    assert_eq!(addresses(plain), ["10.1.0.2:81"]);
+    let listed = client
+        .snapshot
+        .list(&client.client, ResourceType::Cluster)
+        .len();
+    assert_eq!(listed, 2);
+
+    // In one piece: for an Envoy without mesh TLS, for ours, and where all endpoints take HTTP/2.
+    for client in [envoy(&[("istio", "ingressgateway")]), ours()] {
+        let client = As::client(&mesh, client);
+        assert_eq!(weights(&client).len(), 1);
+        assert!(!client.has(ResourceType::Cluster, plain));
+        assert!(!client.has(ResourceType::Endpoint, plain));
+    }
+    let http2 = SHOP.replace("name: http, port: 8080", "name: grpc, port: 8080");
+    let mesh = good_mesh(&[&http2]);
+    let client = As::client(&mesh, secure());
+    assert!(!client.has(ResourceType::Cluster, plain));
+    assert_eq!(client.endpoints(name).localities[0].endpoints.len(), 2);
+}
