@@ -12,6 +12,7 @@ fuzz_target!(|text: &str| {
             let errors = document.problems.iter().any(|problem| problem.is_error());
             assert_eq!(document.object.is_none(), errors);
             assert!(!document.unreadable || document.object.is_none());
+            assert!(document.stand_in.is_none() || document.object.is_none());
         }
     }
     check_texts(&[("fuzz.yaml".to_owned(), text.to_owned())]);

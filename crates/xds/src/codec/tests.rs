@@ -47,6 +47,25 @@ proptest! {
     }
 }
 
+/// Not a test: `fuzz/README.md` says how it makes seeds, each a byte that chooses the type and then a resource.
+#[test]
+#[ignore = "writes seeds for fuzzing to the folder TASUKI_SEEDS"]
+fn seeds_for_fuzzing() {
+    use proptest::strategy::{Strategy, ValueTree};
+    let folder = std::path::PathBuf::from(std::env::var_os("TASUKI_SEEDS").unwrap());
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for index in 0..500 {
+        let resource = arbitrary::resource()
+            .new_tree(&mut runner)
+            .unwrap()
+            .current();
+        let ty = ResourceType::ALL.iter().position(|ty| *ty == resource.ty());
+        let mut seed = vec![u8::try_from(ty.unwrap()).unwrap()];
+        seed.extend(&encode(&resource, &Dialect::Tasuki).any.value);
+        std::fs::write(folder.join(format!("seed-{index:03}")), seed).unwrap();
+    }
+}
+
 fn others() -> [Dialect; 4] {
     [
         Dialect::Envoy { secrets: false },
