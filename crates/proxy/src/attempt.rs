@@ -110,6 +110,7 @@ impl Attempts<'_> {
             }
             let result = self.once(&picked, request, upload, record).await;
             under_way.take();
+            record.tries += 1;
             let repeatable = original.can_repeat();
             if !self.goes_again(number, &result, repeatable, &mut retry_permit, record) {
                 original.commit();

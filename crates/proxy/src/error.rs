@@ -43,7 +43,7 @@ pub enum Error {
     TlsFailed(String),
     /// The upstream refused the stream unprocessed (`REFUSED_STREAM`, GOAWAY with a lower last-stream-id), or the
     /// request was never written.
-    Refused(&'static str),
+    Refused(Refusal),
     /// The upstream reset the stream before any response header.
     ResetBeforeHeaders(u32),
     /// The connection ended before any response header, after the request was at least partly written.
@@ -68,6 +68,24 @@ pub enum Error {
     IdentityRequired,
     /// The method or feature is not offered.
     NotImplemented(&'static str),
+}
+
+/// Who refused what was not processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The application, this one request (`REFUSED_STREAM`).
+    Stream,
+    /// The connection was at its end: a GOAWAY, or closed before the request was written.
+    Connection(&'static str),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stream => "REFUSED_STREAM",
+            Self::Connection(why) => why,
+        })
+    }
 }
 
 /// Envoy's response flags, as its access log prints them, and our own `LOOP`.

@@ -140,7 +140,7 @@ async fn send(
     record.cluster = Some(chain.cluster_name.clone());
     let (destination, mutual_tls) = (record.destination.clone(), record.mutual_tls);
     // The peer sees an application's reset as an answer (503), so what is safe to repeat is repeated here: applications
-    // close idle connections, and tell HTTP/2 clients to go away, whenever they like.
+    // close idle connections, and tell HTTP/2 clients to go away, whenever they like. `request::hands_back` is the rest.
     let attempts = Attempts {
         worker,
         cluster: &chain.cluster,
@@ -148,7 +148,7 @@ async fn send(
         version,
         orig_proto: spoken,
         is_grpc: record.protocol == Protocol::Grpc,
-        plan: Plan::new(None),
+        plan: Plan::beside_application(conn.is_mesh_peer()),
         timeouts: Timeouts::NONE,
         interim,
     };

@@ -55,7 +55,7 @@ pub async fn run(
         Err(error) => {
             let reason_header = worker.settings.reason_header;
             let mut response = respond::failure(&error, is_grpc, reason_header, &mut record);
-            if hands_back(conn, &error) {
+            if hands_back(conn, &error, &record) {
                 response.extensions_mut().insert(HandBack);
             }
             response
@@ -77,11 +77,13 @@ pub async fn run(
 pub struct HandBack;
 
 /// The caller's sidecar holds the policy and the budget of retries and may know another endpoint, so what the application
-/// refused is refused to it as well. An answer would be final.
-fn hands_back(conn: &Connection, error: &Error) -> bool {
+/// refused is refused to it as well. What has been repeated here already gets an answer, which is final: tries add up, they do not
+/// multiply.
+fn hands_back(conn: &Connection, error: &Error, record: &RequestRecord) -> bool {
     conn.direction == Way::Inbound
         && conn.is_mesh_peer()
         && error.retry_class() == RetryClass::Refused
+        && record.tries <= 1
 }
 
 /// Refuses what no itinerary takes, cleans the rest, and says in the record what was asked for.

@@ -10,7 +10,7 @@ use tasuki_xds::model::route::{RetryOn, RetryPolicy};
 
 use crate::balance;
 use crate::body::Body;
-use crate::error::{Error, RetryClass};
+use crate::error::{Error, Refusal, RetryClass};
 use crate::headers;
 
 /// Retries without a policy (Istio's default is 2 as well).
@@ -22,11 +22,25 @@ const DEFAULT_MAX: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     policy: Option<&'a RetryPolicy>,
+    /// What the application refuses is handed back to a caller that repeats it.
+    hands_back: bool,
 }
 
 impl<'a> Plan<'a> {
     pub fn new(policy: Option<&'a RetryPolicy>) -> Self {
-        Self { policy }
+        Self {
+            policy,
+            hands_back: false,
+        }
+    }
+
+    /// Beside the application: the safe default for what its connections do, which close when they like. Where the caller has a
+    /// sidecar, that one repeats what the application itself refuses, elsewhere if it can: twice over, three tries would be nine.
+    pub fn beside_application(caller_repeats: bool) -> Self {
+        Self {
+            policy: None,
+            hands_back: caller_repeats,
+        }
     }
 
     /// Retries after the first attempt.
@@ -49,6 +63,7 @@ impl<'a> Plan<'a> {
     pub fn wants_retry(&self, method: &Method, result: &Result<Response<Body>, Error>) -> bool {
         match (self.policy, result) {
             (None, Ok(_)) => false,
+            (None, Err(Error::Refused(Refusal::Stream))) => !self.hands_back,
             (None, Err(error)) => is_safe(method, error.retry_class()),
             (Some(policy), Ok(response)) => policy
                 .on
@@ -175,7 +190,10 @@ mod tests {
     fn the_default_never_repeats_an_effect() {
         let plan = Plan::new(None);
         let wants = |method: Method, error: Error| plan.wants_retry(&method, &Err(error));
-        for error in [Error::ConnectTimeout, Error::Refused("GOAWAY")] {
+        for error in [
+            Error::ConnectTimeout,
+            Error::Refused(Refusal::Connection("GOAWAY")),
+        ] {
             assert!(wants(Method::POST, error.clone()), "{error}");
         }
         for error in [Error::ClosedBeforeHeaders, Error::ResetBeforeHeaders(8)] {
@@ -191,6 +209,18 @@ mod tests {
             assert!(!wants(Method::GET, error.clone()), "{error}");
         }
         assert!(!plan.wants_retry(&Method::GET, &answer(503, None)));
+    }
+
+    #[test]
+    fn what_the_application_refuses_is_repeated_by_one_of_two() {
+        let refused = Err(Error::Refused(Refusal::Stream));
+        let leaves = Err(Error::Refused(Refusal::Connection("GOAWAY")));
+        for (caller_repeats, here) in [(true, false), (false, true)] {
+            let plan = Plan::beside_application(caller_repeats);
+            assert_eq!(plan.wants_retry(&Method::POST, &refused), here);
+            assert!(plan.wants_retry(&Method::POST, &leaves));
+        }
+        assert!(Plan::new(None).wants_retry(&Method::POST, &refused));
     }
 
     #[test]
@@ -218,7 +248,7 @@ mod tests {
         assert!(wants(RetryOn::ConnectFailure, Err(Error::ConnectTimeout)));
         assert!(wants(
             RetryOn::RefusedStream,
-            Err(Error::Refused("REFUSED_STREAM"))
+            Err(Error::Refused(Refusal::Stream))
         ));
         for (on, code) in [
             (RetryOn::GrpcCancelled, "1"),

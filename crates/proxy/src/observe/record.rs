@@ -89,6 +89,7 @@ impl Recorder {
             upstream: None,
             cluster: None,
             route: None,
+            tries: 0,
             source: None,
             destination: None,
             mutual_tls: false,
@@ -160,6 +161,8 @@ pub struct RequestRecord {
     pub upstream: Option<SocketAddr>,
     pub cluster: Option<Arc<str>>,
     pub route: Option<Arc<str>>,
+    /// How often it was sent on.
+    pub tries: u32,
     /// Who asked: the peer when inbound; `None` is this proxy's own workload.
     pub source: Option<Arc<Party>>,
     /// Who answered: the endpoint when outbound; `None` is this proxy's own workload when inbound, else unknown.

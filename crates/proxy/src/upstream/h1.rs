@@ -24,7 +24,7 @@ use crate::body::tunnel::{self, Tunnel};
 use crate::body::{Body, Side};
 use crate::breaker::{Kind, Permit};
 use crate::cluster::{Cluster, Endpoint};
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::headers::{self, OrigProto};
 use crate::http::Interim;
 use crate::worker::Worker;
@@ -174,7 +174,7 @@ impl Pool {
         offer
             .connection
             .take()
-            .ok_or(Error::Refused("no connection"))
+            .ok_or(Error::Refused(Refusal::Connection("no connection")))
     }
 
     /// Opens a connection for the queue if the limits allow; otherwise the next one given back serves it.
@@ -290,7 +290,7 @@ pub async fn send(
             },
         }
     }
-    Err(Error::Refused("connections go away"))
+    Err(Error::Refused(Refusal::Connection("connections go away")))
 }
 
 /// An upgrade that was asked for, and what goes up once it is granted.

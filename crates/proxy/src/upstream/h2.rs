@@ -17,7 +17,7 @@ use super::gate::{Gate, Opener};
 use super::pool::Lease;
 use crate::body::pump::{Ended, Pump};
 use crate::body::{Body, Side};
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::http::Interim;
 use crate::worker::Worker;
 
@@ -54,7 +54,7 @@ pub async fn send(
         }
         return exchange(slot, request, interim).await;
     }
-    Err(Error::Refused("connections go away"))
+    Err(Error::Refused(Refusal::Connection("connections go away")))
 }
 
 /// Waits until the peer's SETTINGS say that extended CONNECT may be used (RFC 8441).
@@ -174,10 +174,12 @@ fn poll_head(
 fn before_headers(error: &h2::Error) -> Error {
     match error.reason() {
         Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => {
-            Error::Refused("REFUSED_STREAM")
+            Error::Refused(Refusal::Stream)
         }
         // Only streams above the GOAWAY's last-stream-id fail with it; the others fail with the connection.
-        Some(_) if error.is_go_away() && error.is_remote() => Error::Refused("GOAWAY"),
+        Some(_) if error.is_go_away() && error.is_remote() => {
+            Error::Refused(Refusal::Connection("GOAWAY"))
+        }
         Some(reason) if error.is_reset() && error.is_remote() => {
             Error::ResetBeforeHeaders(reason.into())
         }

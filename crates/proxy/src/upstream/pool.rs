@@ -15,7 +15,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::{h1, h2};
 use crate::breaker::{Kind, Permit};
 use crate::cluster::Cluster;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 
 /// A connection or a stream on one, for the time of an exchange.
 pub enum Lease {
@@ -135,7 +135,7 @@ impl<T> Future for Waiting<'_, T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // The other end goes only when the worker ends.
         let served = ready!(Pin::new(&mut self.receiver).poll(cx));
-        Poll::Ready(served.unwrap_or(Err(Error::Refused("worker ends"))))
+        Poll::Ready(served.unwrap_or(Err(Error::Refused(Refusal::Connection("worker ends")))))
     }
 }
 
