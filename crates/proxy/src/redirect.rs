@@ -3,8 +3,6 @@
 //! `redirect/rules.rs` says what they are, `redirect/iptables.rs` brings them into the kernel of this network
 //! namespace. Installing twice changes nothing, removing removes only what is ours.
 
-use std::net::SocketAddr;
-
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
@@ -13,6 +11,7 @@ pub mod rules;
 
 use self::iptables::Tool;
 use self::rules::{Cidr, Family, Plan};
+use crate::settings::InterceptedArgs;
 
 /// Arguments of `tasuki-proxy redirect`.
 #[derive(Clone, Debug, Args)]
@@ -52,22 +51,8 @@ pub struct RedirectArgs {
         value_delimiter = ','
     )]
     pub exclude_outbound_cidrs: Vec<Cidr>,
-    /// Where the proxy takes outbound connections; an IPv6 address covers IPv6 too
-    #[arg(
-        long,
-        env = "TASUKI_OUTBOUND",
-        value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:15001"
-    )]
-    pub outbound: SocketAddr,
-    /// Where the proxy takes inbound connections; with an IPv6 address IPv6 is redirected, otherwise dropped
-    #[arg(
-        long,
-        env = "TASUKI_INBOUND",
-        value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:15006"
-    )]
-    pub inbound: SocketAddr,
+    #[command(flatten)]
+    pub intercepted: InterceptedArgs,
 }
 
 /// What to do with the rules.
@@ -86,7 +71,7 @@ pub fn run(args: &RedirectArgs) -> anyhow::Result<()> {
     let plan = Plan::new(args);
     match args.action {
         Action::Install => {
-            if args.inbound.is_ipv6() && families().contains(&Family::V6) {
+            if args.intercepted.inbound.is_ipv6() && families().contains(&Family::V6) {
                 iptables::own_source("replace")
                     .context("the source address of the proxy's connections to the application")?;
             }

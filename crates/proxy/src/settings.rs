@@ -37,22 +37,8 @@ pub struct SidecarArgs {
     pub pod: ObjectName,
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Where redirected outbound connections arrive
-    #[arg(
-        long,
-        env = "TASUKI_OUTBOUND",
-        value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:15001"
-    )]
-    pub outbound: SocketAddr,
-    /// Where redirected inbound connections arrive
-    #[arg(
-        long,
-        env = "TASUKI_INBOUND",
-        value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:15006"
-    )]
-    pub inbound: SocketAddr,
+    #[command(flatten)]
+    pub intercepted: InterceptedArgs,
     /// Explicit outbound listener that leads to HOST:PORT without interception; may be repeated
     #[arg(
         long,
@@ -69,6 +55,27 @@ pub struct SidecarArgs {
         value_delimiter = ','
     )]
     pub inbound_listen: Vec<InboundListen>,
+}
+
+/// Where intercepted connections arrive: the sidecar listens there, and the packet rules lead there.
+#[derive(Clone, Debug, Args)]
+pub struct InterceptedArgs {
+    /// Where redirected outbound connections arrive; an IPv6 address covers IPv6 too
+    #[arg(
+        long,
+        env = "TASUKI_OUTBOUND",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:15001"
+    )]
+    pub outbound: SocketAddr,
+    /// Where redirected inbound connections arrive; with an IPv6 address IPv6 is redirected, otherwise dropped
+    #[arg(
+        long,
+        env = "TASUKI_INBOUND",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:15006"
+    )]
+    pub inbound: SocketAddr,
 }
 
 /// Flags of `tasuki-proxy gateway`.
@@ -233,8 +240,8 @@ impl Settings {
     /// The settings of a sidecar.
     pub fn sidecar(args: SidecarArgs) -> Settings {
         let mut settings = Settings::common(Role::Sidecar { pod: args.pod }, args.common, 2);
-        settings.outbound = Some(args.outbound);
-        settings.inbound = Some(args.inbound);
+        settings.outbound = Some(args.intercepted.outbound);
+        settings.inbound = Some(args.intercepted.inbound);
         settings.listen = args.listen;
         settings.inbound_listen = args.inbound_listen;
         settings

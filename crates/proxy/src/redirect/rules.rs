@@ -149,8 +149,8 @@ impl Plan {
         open_inbound.extend(&args.exclude_inbound_ports);
         Self {
             proxy: args.proxy_uid,
-            inbound: args.inbound,
-            outbound: args.outbound,
+            inbound: args.intercepted.inbound,
+            outbound: args.intercepted.outbound,
             open_inbound,
             exclude_outbound_ports: args.exclude_outbound_ports.clone(),
             exclude_outbound_cidrs: args.exclude_outbound_cidrs.clone(),

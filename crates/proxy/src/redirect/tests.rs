@@ -1,3 +1,5 @@
+//! The rules as iptables gets them, and in a namespace as the kernel follows them.
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
@@ -12,8 +14,14 @@ fn args(action: Action) -> RedirectArgs {
         exclude_inbound_ports: vec![2222],
         exclude_outbound_ports: vec![5432],
         exclude_outbound_cidrs: vec!["10.9.0.0/16".parse().unwrap(), "fd09::/16".parse().unwrap()],
-        outbound: "127.0.0.1:15001".parse().unwrap(),
-        inbound: "0.0.0.0:15006".parse().unwrap(),
+        intercepted: intercepted("127.0.0.1:15001", "0.0.0.0:15006"),
+    }
+}
+
+fn intercepted(outbound: &str, inbound: &str) -> InterceptedArgs {
+    InterceptedArgs {
+        outbound: outbound.parse().unwrap(),
+        inbound: inbound.parse().unwrap(),
     }
 }
 
@@ -66,8 +74,7 @@ COMMIT
         expected
     );
     let dual = RedirectArgs {
-        inbound: "[::]:15006".parse().unwrap(),
-        outbound: "[::]:15001".parse().unwrap(),
+        intercepted: intercepted("[::]:15001", "[::]:15006"),
         ..args(Action::Print)
     };
     let plan = Plan::new(&dual);
@@ -195,7 +202,7 @@ fn a_dual_stack_listener_knows_the_destination_of_both_families() {
         }
         let listener = TcpListener::bind("[::]:15001").unwrap();
         run(&RedirectArgs {
-            outbound: "[::]:15001".parse().unwrap(),
+            intercepted: intercepted("[::]:15001", "0.0.0.0:15006"),
             ..args(Action::Install)
         })
         .unwrap();
