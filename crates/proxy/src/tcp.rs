@@ -20,7 +20,7 @@ use crate::connection::{Connection, Direction};
 use crate::eject::Outcome;
 use crate::error::{Error, Flag, RetryClass};
 use crate::inbound::Chain;
-use crate::observe::{Destination, Party, TcpRecord};
+use crate::observe::TcpRecord;
 use crate::state::TcpTarget;
 use crate::stream::Stream;
 use crate::upstream::{self, Connected};
@@ -169,6 +169,9 @@ pub async fn proxy(
     leg: Option<Box<Leg>>,
 ) {
     let mut record = record(&worker, &conn);
+    if let Target::Application(chain) = &target {
+        record.destination = chain.destination.clone();
+    }
     // Raw bytes cannot be told to go elsewhere: a drain waits for them.
     let _activity = worker.drain.activity();
     let leg = match leg {
@@ -254,22 +257,10 @@ fn record(worker: &Rc<Worker>, conn: &Connection) -> TcpRecord {
 fn describe(record: &mut TcpRecord, picked: &Picked, cluster: &Cluster, mutual_tls: bool) {
     record.upstream = Some(picked.endpoint.address);
     record.cluster = Some(Arc::from(cluster.name()));
+    // Inbound, the client's leg is what counts, and the destination is the service of the port.
     if record.direction != Direction::Inbound {
         record.mutual_tls = mutual_tls;
-        let principal = picked
-            .endpoint
-            .identities
-            .first()
-            .filter(|_| mutual_tls)
-            .map(|id| Arc::from(id.as_str()));
-        let party = Party {
-            workload: picked.endpoint.workload.clone(),
-            principal,
-        };
-        record.destination = Some(Arc::new(Destination {
-            party,
-            service: cluster.config.service.clone(),
-        }));
+        record.destination = Some(picked.endpoint.destination(cluster));
     }
     record.opened();
 }
