@@ -32,7 +32,8 @@ where
     let io = Unsent::new(io, &worker.drain);
     match version {
         HttpVersion::Http1 => h1::serve(worker, conn, io).await,
-        HttpVersion::Http2 => h2::serve(worker, conn, io).await,
+        // Boxed by itself: connections of HTTP/1 are many and wait, and would all be as large as one of HTTP/2.
+        HttpVersion::Http2 => Box::pin(h2::serve(worker, conn, io)).await,
     }
 }
 

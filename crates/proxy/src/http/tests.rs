@@ -22,6 +22,23 @@ use support::{
     Answer, Domain, Hop, Origin, beside, call, get, local, post, read_until, retry_policy,
 };
 
+/// The size of what `start` returns, without calling it.
+fn size<A, B, C, D, F>(_start: impl Fn(A, B, C, D) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    let idle = size(super::serve::<crate::stream::Stream>);
+    assert!(idle <= 1_536, "{idle}");
+}
+
+#[test]
+fn a_request_is_small() {
+    let request = size(crate::request::run);
+    assert!(request <= 6 * 1024, "{request}");
+}
+
 #[test]
 fn http2_carries_headers_bodies_and_trailers() {
     local(async {
