@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::drain::Drain;
 
+mod reset;
 mod support;
 
 pub use support::cluster;
