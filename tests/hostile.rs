@@ -223,15 +223,43 @@ fn floods_of_continuations_are_cut_off() {
 }
 
 #[test]
-fn floods_of_pings_and_settings_cost_nobody_else_anything() {
-    if !have("hostile: ping and settings", &[Need::Namespaces]) {
+fn floods_of_control_frames_cost_nobody_else_anything() {
+    if !have("hostile: control frames", &[Need::Namespaces]) {
         return;
     }
-    Scene::new("hostileping").withstand(|attacker, door| {
-        for one in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])] {
-            // Nobody reads the answers: the proxy must stop to read, not store them.
-            Flood::new(attacker, door).run(2_000, |_| one.repeat(1_000));
+    let kinds = [
+        frame(PING, 0, 0, &[0; 8]),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(PING, ACK, 0, &[1; 8]),
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 15]),
+        frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+        frame(UNKNOWN, 0, 0, &[]),
+    ];
+    Scene::new("hostilecontrol").withstand(|attacker, door| {
+        let logged = door.proxy.log().len();
+        for one in &kinds {
+            // Answers are read, so that nothing holds the flood up; then not: the proxy must stop to read, not store them.
+            Flood::new(attacker, door)
+                .reading()
+                .run(200, |_| one.repeat(1_000));
+            Flood::new(attacker, door).run(200, |_| one.repeat(1_000));
         }
+        let logged = door.proxy.log().len() - logged;
+        assert!(logged < 1 << 20, "{}: {logged} bytes logged", door.name);
+    });
+}
+
+#[test]
+fn floods_of_empty_data_are_cut_off() {
+    if !have("hostile: empty data", &[Need::Namespaces]) {
+        return;
+    }
+    Scene::new("hostileempty").withstand(|attacker, door| {
+        let flood = Flood::new(attacker, door).run(2_000, |round| match round {
+            0 => frame(HEADERS, END_HEADERS, 1, POST),
+            _ => frame(DATA, 0, 1, &[]).repeat(100),
+        });
+        assert!(flood.is_cut_off(), "{}: {flood:?}", door.name);
     });
 }
 
@@ -267,11 +295,16 @@ fn more_streams_than_allowed_are_refused_and_the_stalled_cost_little() {
     });
 }
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+const UNKNOWN: u8 = 0x20;
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -279,6 +312,9 @@ const END_HEADERS: u8 = 4;
 const GET_METHOD: &[u8] = b"\x82\x86\x41\x10shop.example.com";
 /// The same with `:path: /`.
 const GET: &[u8] = b"\x82\x86\x41\x10shop.example.com\x84";
+
+/// The same with `:method: POST`.
+const POST: &[u8] = b"\x83\x86\x41\x10shop.example.com\x84";
 
 /// RFC 9113 section 4.1.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -319,7 +355,7 @@ fn length(field: &mut Vec<u8>, length: usize) {
     field.push(rest as u8);
 }
 
-/// One connection that speaks HTTP/2 and never reads.
+/// One connection that speaks HTTP/2 and does not read.
 #[derive(Debug)]
 struct Flood {
     stream: TcpStream,
@@ -353,6 +389,14 @@ impl Flood {
             Ok(()) => self.sent += bytes.len(),
             Err(error) => self.failed = Some(error.kind()),
         }
+    }
+
+    /// Reads what comes and throws it away.
+    fn reading(self) -> Self {
+        let mut answers = self.stream.try_clone().unwrap();
+        // Ends with the connection.
+        std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+        self
     }
 
     /// Sends rounds of frames until the last, or until it cannot.

@@ -21,10 +21,7 @@ pub enum Error {
 /// environment variable `TASUKI_LOG` overrides it. `json` writes one object a line.
 pub fn init(filter: &str, json: bool) -> Result<(), Error> {
     let text = std::env::var("TASUKI_LOG").unwrap_or_else(|_| filter.to_owned());
-    let parsed = EnvFilter::try_new(&text).map_err(|e| Error::Filter {
-        filter: text,
-        reason: e.to_string(),
-    })?;
+    let parsed = parse(&text)?;
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr);
     let reload: Reload;
     let done = if json {
@@ -54,12 +51,23 @@ pub fn init(filter: &str, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Replaces the filter of the running process; [`init`] has set up logging before.
-pub fn set_filter(filter: &str) -> Result<(), Error> {
-    let parsed = EnvFilter::try_new(filter).map_err(|e| Error::Filter {
+/// Unless the filter mentions it, the `h2` crate is heard only in earnest: it warns of single frames, so that a peer could fill the
+/// log.
+fn parse(filter: &str) -> Result<EnvFilter, Error> {
+    let quiet = if filter.contains("h2=") {
+        ""
+    } else {
+        "h2=error,"
+    };
+    EnvFilter::try_new(format!("{quiet}{filter}")).map_err(|e| Error::Filter {
         filter: filter.to_owned(),
         reason: e.to_string(),
-    })?;
+    })
+}
+
+/// Replaces the filter of the running process; [`init`] has set up logging before.
+pub fn set_filter(filter: &str) -> Result<(), Error> {
+    let parsed = parse(filter)?;
     let reload = RELOAD
         .get()
         .ok_or_else(|| Error::Init("not set up".to_owned()))?;

@@ -1,9 +1,11 @@
 //! HTTP/2 server side, on the `h2` crate. One task per connection moves frames, one per stream runs the request and pumps
 //! both bodies.
 //!
-//! Floods are bounded here: CONTINUATION by the `h2` crate from the header limit, PING and SETTINGS by answering one at a time,
-//! resets by [`Tally`] and by the crate's own budgets, tiny DATA frames by its budget and by draining stalled streams
-//! (`body/pump.rs`), a client that never sends its preface by a timeout.
+//! Floods are bounded here: CONTINUATION and empty DATA frames by the `h2` crate, resets by [`Tally`] and by the crate's own budgets,
+//! tiny DATA frames by its budget and by draining stalled streams (`body/pump.rs`), a client that never sends its preface by a
+//! timeout. Other control frames end no connection. PING and SETTINGS are answered one at a time, so who does not read the answers
+//! is not read from; what needs no answer costs its reading, less than a request of its size would, and tokio's budget of reads
+//! gives the other connections their turn.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
