@@ -16,6 +16,8 @@ use self::present::{Line, Present};
 /// Names of headers of our own.
 pub const ORIG_PROTO: HeaderName = HeaderName::from_static("x-tasuki-orig-proto");
 pub const PEER: HeaderName = HeaderName::from_static("x-tasuki-peer");
+/// In a mesh peer's answer to an extended CONNECT: it is an ordinary answer, although its status is 2xx.
+pub const UPGRADE_IGNORED: HeaderName = HeaderName::from_static("x-tasuki-upgrade-ignored");
 pub const REASON: HeaderName = HeaderName::from_static("x-tasuki-reason");
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -37,6 +37,11 @@ where
     }
 }
 
+/// Marks a response whose upgrade was granted: its body is the other half of the tunnel. The status alone does not tell, because
+/// an upstream may ignore an upgrade and answer with 200.
+#[derive(Clone, Copy, Debug)]
+pub struct Switched;
+
 /// 1xx answers on their way down: the upstream puts them in, the connection's own code takes them out. Both are polled by one
 /// task, so nobody needs to be woken.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 
@@ -12,7 +13,7 @@ use crate::connection::{Connection, Direction as Way};
 use crate::error::{Error, RetryClass};
 use crate::headers;
 use crate::headers::present::{Line, Present};
-use crate::http::Interim;
+use crate::http::{Interim, Switched};
 use crate::observe::{Direction, Protocol, RequestRecord};
 use crate::worker::Worker;
 use crate::{inbound, outbound, request_id, respond};
@@ -29,6 +30,8 @@ pub async fn run(
     let present = Present::of(&head.headers);
     let is_grpc = present.has(Line::ContentType) && headers::is_grpc(&head.headers);
     let absolute = head.version != Version::HTTP_2 && head.uri.authority().is_some();
+    let extended =
+        head.version == Version::HTTP_2 && head.extensions.get::<h2::ext::Protocol>().is_some();
     let mut record = Box::new(worker.recorder.request(direction(conn)));
     let activity = worker.drain.activity();
     let uploaded = (!body.is_empty()).then(|| body.upload());
@@ -47,11 +50,16 @@ pub async fn run(
         }
         Err(error) => Err(error),
     };
-    let mut response = match result {
-        Ok(mut response) => {
-            clean(&mut response);
-            response
+    let result = result.and_then(|mut response| {
+        clean(&mut response);
+        if extended {
+            upgraded(conn, response)
+        } else {
+            Ok(response)
         }
+    });
+    let mut response = match result {
+        Ok(response) => response,
         Err(error) => {
             let reason_header = worker.settings.reason_header;
             let mut response = respond::failure(&error, is_grpc, reason_header, &mut record);
@@ -84,6 +92,22 @@ fn hands_back(conn: &Connection, error: &Error, record: &RequestRecord) -> bool 
         && conn.is_mesh_peer()
         && error.retry_class() == RetryClass::Refused
         && record.tries <= 1
+}
+
+/// The answer to an extended CONNECT, to which any 2xx says that the upgrade was granted (RFC 8441). Where the upstream ignored it and
+/// answered as if to a GET, a peer of the mesh is told, and passes the answer on; anybody else has to be refused.
+fn upgraded(conn: &Connection, mut response: Response<Body>) -> Result<Response<Body>, Error> {
+    let granted = response.extensions().get::<Switched>().is_some();
+    if !granted && response.status().is_success() {
+        if !conn.is_mesh_peer() {
+            return Err(Error::NotImplemented("the upstream does not take upgrades"));
+        }
+        let told = HeaderValue::from_static("1");
+        response
+            .headers_mut()
+            .insert(headers::UPGRADE_IGNORED, told);
+    }
+    Ok(response)
 }
 
 /// Refuses what no itinerary takes, cleans the rest, and says in the record what was asked for.

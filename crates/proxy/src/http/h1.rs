@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::Interim;
+use super::{Interim, Switched};
 use crate::body::tunnel::{self, Tunnel};
 use crate::body::{Body, Side};
 use crate::connection::Connection;
@@ -88,7 +88,7 @@ async fn exchange(
     let response = request::run(worker, conn, request, &Interim::new(false)).await;
     let (mut parts, mut body) = response.into_parts();
     if let Some((token, writer)) = upgrade
-        && parts.status.is_success()
+        && parts.extensions.get::<Switched>().is_some()
     {
         parts.status = StatusCode::SWITCHING_PROTOCOLS;
         parts.headers.insert(header::UPGRADE, token);

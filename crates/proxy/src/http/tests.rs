@@ -20,7 +20,7 @@ mod support;
 
 pub use support::cluster;
 use support::{
-    Answer, Domain, Hop, Origin, beside, call, get, local, post, read_until, retry_policy,
+    Answer, Domain, Hop, Origin, beside, call, get, local, meshed, post, read_until, retry_policy,
 };
 
 /// The size of what `start` returns, without calling it.
@@ -813,6 +813,39 @@ fn upgrades_cross_http2_as_extended_connect() {
         io.read_exact(&mut echo).await.unwrap();
         assert_eq!(&echo, b"ping!");
     });
+}
+
+#[test]
+fn an_upgrade_that_is_refused_or_ignored_is_an_ordinary_answer() {
+    for status in ["403 Forbidden", "200 OK"] {
+        local(async move {
+            let app = Origin::raw(move |mut io: TcpStream| async move {
+                for _ in 0..2 {
+                    read_until(&mut io, "\r\n\r\n").await;
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 7\r\n\r\nno page");
+                    io.write_all(answer.as_bytes()).await.unwrap();
+                }
+            })
+            .await;
+            let near_application = Hop::to(&app).protocol(HttpProtocol::Http1).start().await;
+            let mut domain = Domain::new();
+            let ids = [domain.identity(STOREFRONT), domain.identity(CART)];
+            let across = Hop::to_address(meshed(&ids[1], &app).await.address())
+                .mesh(&ids[0], &[CART])
+                .start()
+                .await;
+            for hop in [near_application, across] {
+                let mut io = hop.tcp().await;
+                for _ in 0..2 {
+                    let ask = b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+                    io.write_all(ask).await.unwrap();
+                    let answer = read_until(&mut io, "no page").await;
+                    let expected = format!("HTTP/1.1 {status}");
+                    assert!(answer.starts_with(&expected), "{status}: {answer}");
+                }
+            }
+        });
+    }
 }
 
 #[test]

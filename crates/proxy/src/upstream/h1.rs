@@ -26,7 +26,7 @@ use crate::breaker::{Kind, Permit};
 use crate::cluster::{Cluster, Endpoint};
 use crate::error::{Error, Refusal};
 use crate::headers::{self, OrigProto};
-use crate::http::Interim;
+use crate::http::{Interim, Switched};
 use crate::worker::Worker;
 
 /// Largest response head.
@@ -410,6 +410,7 @@ fn respond(
         tokio::task::spawn_local(tunnel::write(upload, writer));
         let (mut parts, _) = response.into_parts();
         parts.status = StatusCode::OK;
+        parts.extensions.insert(Switched);
         headers::strip_hop_by_hop(&mut parts.headers);
         // The connection is the tunnel's now: the checkout is not given back.
         drop(checkout);

@@ -18,7 +18,8 @@ use super::pool::Lease;
 use crate::body::pump::{Ended, Pump};
 use crate::body::{Body, Side};
 use crate::error::{Error, Refusal};
-use crate::http::Interim;
+use crate::headers;
+use crate::http::{Interim, Switched};
 use crate::worker::Worker;
 
 mod drive;
@@ -111,6 +112,10 @@ async fn exchange(
         return Err(Error::UpstreamProtocol("101 over HTTP/2"));
     }
     parts.version = Version::HTTP_2;
+    let ignored = || parts.headers.contains_key(headers::UPGRADE_IGNORED);
+    if tunnelled && parts.status.is_success() && !ignored() {
+        parts.extensions.insert(Switched);
+    }
     let mut body = Body::h2(stream, Side::Upstream);
     let tail = body.tail();
     tail.upload = upload;

@@ -26,7 +26,7 @@ use tasuki_xds::model::route::{
     Forward, HeaderMutations, PathMatch, RetryOn, RetryPolicy, Route, RouteAction,
     RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
-use tasuki_xds::model::tls::{CertificateSource, ClientTls};
+use tasuki_xds::model::tls::{CertificateSource, ClientTls, ServerTls};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -372,15 +372,39 @@ impl Hop {
 
 /// The proxy as an explicit inbound listener in front of an application.
 pub async fn beside(application: &Origin, rbac: Vec<Rbac>) -> Running {
+    inbound(application, rbac, None).await
+}
+
+/// The same for peers of the mesh only.
+pub async fn meshed(identity: &Arc<Identity>, application: &Origin) -> Running {
+    inbound(application, Vec::new(), Some(identity.clone())).await
+}
+
+async fn inbound(
+    application: &Origin,
+    rbac: Vec<Rbac>,
+    identity: Option<Arc<Identity>>,
+) -> Running {
     let port = application.address.port();
+    let workload = || CertificateSource::ProviderInstance("workload".into());
+    let tls = identity.as_ref().map(|_| ServerTls {
+        certificate: workload(),
+        trust: Some(workload()),
+        require_client_certificate: true,
+        alpn: vec!["tasuki-h2".into()],
+    });
     let chain = FilterChain {
         name: format!("inbound|{port}||"),
         matches: ChainMatch {
             destination_port: Some(port),
-            transport: Transport::Plaintext,
+            transport: if tls.is_some() {
+                Transport::Tls
+            } else {
+                Transport::Plaintext
+            },
             ..ChainMatch::default()
         },
-        tls: None,
+        tls,
         filter: Filter::Http(HttpConnection {
             stat_prefix: String::new(),
             routes: RouteSource::Inline(RouteConfiguration {
@@ -404,6 +428,7 @@ pub async fn beside(application: &Origin, rbac: Vec<Rbac>) -> Running {
     let mut snapshot = Snapshot::empty();
     snapshot.generation = 1;
     snapshot.inbound = Some(Arc::new(inbound));
+    snapshot.identity = identity;
     let drain = Drain::new();
     let worker = worker(snapshot, &drain);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
