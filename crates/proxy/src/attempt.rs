@@ -100,11 +100,11 @@ impl Attempts<'_> {
         let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
         let mut retry_permit = None;
         let mut number = 0;
+        let mut request = original.take(self.plan.retries() == 0)?;
         loop {
             let picked = self.pick(&tried)?;
             tried.push(picked.endpoint.id);
             note(record, self.cluster, &picked);
-            let request = original.take(number >= self.plan.retries())?;
             if self.cluster.config.outliers.is_some() {
                 under_way.set(Some(picked.endpoint.clone()));
             }
@@ -121,10 +121,12 @@ impl Attempts<'_> {
             let backoff = self.plan.backoff(number, &result);
             drop(result);
             drop(picked);
+            number += 1;
+            // Before the pause: while nothing else may read it, the whole request is still there.
+            request = original.take(number >= self.plan.retries())?;
             if !backoff.is_zero() {
                 tokio::time::sleep(backoff).await;
             }
-            number += 1;
         }
     }
 

@@ -60,11 +60,9 @@ where
         lingering: None,
     });
     // Without `pipeline_flush`, which keeps an answer back while anything of the client's is unread: an early one for ever.
+    // Without `half_close` too: a client that ends its half has gone (as in Envoy and nginx), and what it asked for is called off.
     let mut builder = Builder::new();
-    builder
-        .max_header_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS)
-        .half_close(true);
+    builder.max_header_size(MAX_HEAD).max_headers(MAX_HEADERS);
     let mut server = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut late = pin!(progress.late());
     let served = poll_fn(|cx| match server.as_mut().poll(cx) {

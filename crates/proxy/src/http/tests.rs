@@ -368,6 +368,45 @@ fn a_client_that_cancels_resets_the_upstream() {
 }
 
 #[test]
+fn an_http1_client_that_leaves_cancels_the_upstream() {
+    for protocol in [HttpProtocol::Http1, HttpProtocol::Http2] {
+        local(async move {
+            let seen = Rc::new(Narrow::default());
+            let ended = seen.clone();
+            let origin = match protocol {
+                HttpProtocol::Http2 => Origin::h2(|_| Answer::never()).await,
+                _ => {
+                    Origin::raw(move |mut io: TcpStream| {
+                        let ended = ended.clone();
+                        async move {
+                            read_until(&mut io, "\r\n\r\n").await;
+                            ended.held.set(1);
+                            while let Ok(1..) = io.read(&mut [0; 64]).await {}
+                            ended.ended.set(1);
+                        }
+                    })
+                    .await
+                }
+            };
+            let hop = Hop::to(&origin).protocol(protocol).start().await;
+            let mut io = hop.tcp().await;
+            io.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .unwrap();
+            if protocol == HttpProtocol::Http2 {
+                origin.reached(1).await;
+                drop(io);
+                origin.cancelled().await;
+            } else {
+                seen.until(|seen| seen.held.get() == 1).await;
+                drop(io);
+                seen.until(|seen| seen.ended.get() == 1).await;
+            }
+        });
+    }
+}
+
+#[test]
 fn connections_that_fail_are_503_uf() {
     local(async {
         let closed = TcpListener::bind("127.0.0.1:0")

@@ -282,7 +282,7 @@ pub async fn send(
             sent
         });
         match sent.await {
-            Ok(response) => return Ok(respond(response, checkout, upgrade)),
+            Ok(response) => return respond(response, checkout, upgrade),
             Err(mut failed) => match failed.take_message() {
                 // Never written: the connection was closed while it was idle.
                 Some(unsent) => request = unsent,
@@ -402,10 +402,11 @@ fn respond(
     mut response: Response<Incoming>,
     checkout: Checkout,
     upgrade: Upgrade,
-) -> Response<Body> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(upload) = upgrade
-    {
+) -> Result<Response<Body>, Error> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(upload) = upgrade else {
+            return Err(Error::UpstreamProtocol("101 that was not asked for"));
+        };
         let (tunnel, writer) = Tunnel::after(hyper::upgrade::on(&mut response));
         tokio::task::spawn_local(tunnel::write(upload, writer));
         let (mut parts, _) = response.into_parts();
@@ -414,12 +415,13 @@ fn respond(
         headers::strip_hop_by_hop(&mut parts.headers);
         // The connection is the tunnel's now: the checkout is not given back.
         drop(checkout);
-        return Response::from_parts(parts, Body::tunnel(tunnel, Side::Upstream));
+        let body = Body::tunnel(tunnel, Side::Upstream);
+        return Ok(Response::from_parts(parts, body));
     }
     let (parts, incoming) = response.into_parts();
     let mut body = Body::h1(incoming, Side::Upstream);
     body.tail().lease = Some(Lease::H1(checkout));
-    Response::from_parts(parts, body)
+    Ok(Response::from_parts(parts, body))
 }
 
 /// What an error before the response's head says about how far the request got.
