@@ -10,14 +10,13 @@ use anyhow::{Context, Result};
 use prost::Message;
 use tasuki_testkit::namespace::Namespace;
 use tasuki_xds::codec::{Dialect, Encoded, encode};
-use tasuki_xds::model::cluster::{Balance, Cluster, Discovery, HttpProtocol, Limits};
-use tasuki_xds::model::endpoint::{ClusterLoadAssignment, Endpoint, Health, Locality, WorkloadRef};
+use tasuki_xds::model::cluster::{Balance, Cluster, HttpProtocol};
+use tasuki_xds::model::endpoint::{ClusterLoadAssignment, Endpoint};
 use tasuki_xds::model::listener::{
     DeclaredProtocol, ForwardClientCert, HttpConnection, Listener, RouteSource,
 };
 use tasuki_xds::model::route::{
-    Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch,
-    VirtualHost, WeightedCluster,
+    Forward, Route, RouteAction, RouteConfiguration, RouteMatch, WeightedCluster,
 };
 use tasuki_xds::model::{Resource, ResourceType};
 use tasuki_xds::proto::{
@@ -164,97 +163,37 @@ pub fn destination(name: &str, address: SocketAddr) -> [Resource; 4] {
 
 /// HTTP with the routes of the same name.
 pub fn listener(name: &str) -> Resource {
+    let http = HttpConnection {
+        stat_prefix: name.to_owned(),
+        routes: RouteSource::Rds(name.to_owned()),
+        rbac: Vec::new(),
+        forward_client_cert: ForwardClientCert::Sanitize,
+    };
     Resource::Listener(Listener {
-        name: name.to_owned(),
-        address: None,
-        protocol: DeclaredProtocol::Http,
-        workload: None,
-        api: Some(HttpConnection {
-            stat_prefix: name.to_owned(),
-            routes: RouteSource::Rds(name.to_owned()),
-            rbac: Vec::new(),
-            forward_client_cert: ForwardClientCert::Sanitize,
-        }),
-        chains: Vec::new(),
-        default_chain: None,
+        api: Some(http),
+        ..Listener::new(name, DeclaredProtocol::Http)
     })
 }
 
 fn routes(name: &str) -> Resource {
-    let cluster = WeightedCluster {
-        name: name.to_owned(),
-        weight: 1,
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
-    let route = Route {
-        name: "all".to_owned(),
-        matches: RouteMatch {
-            path: PathMatch::Prefix("/".to_owned()),
-            ignore_path_case: false,
-            headers: Vec::new(),
-            query: Vec::new(),
-            fraction_per_million: None,
-            grpc: false,
-        },
-        action: RouteAction::Forward(Forward {
-            clusters: vec![cluster],
-            timeout: None,
-            grpc_timeout_max: None,
-            retry: None,
-            path_rewrite: None,
-            host_rewrite: None,
-        }),
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
-    let host = VirtualHost {
-        name: "all".to_owned(),
-        domains: vec!["*".to_owned()],
-        routes: vec![route],
-    };
-    Resource::Route(RouteConfiguration {
-        name: name.to_owned(),
-        virtual_hosts: vec![host],
-    })
+    let forward = Forward::to(vec![WeightedCluster::new(name, 1)]);
+    let route = Route::new("all", RouteMatch::all(), RouteAction::Forward(forward));
+    Resource::Route(RouteConfiguration::of_any_host(name, vec![route]))
 }
 
 fn cluster(name: &str) -> Resource {
     Resource::Cluster(Cluster {
-        name: name.to_owned(),
-        discovery: Discovery::Eds { service_name: None },
         connect_timeout: std::time::Duration::from_secs(1),
         balance: Balance::RoundRobin,
-        limits: Limits::default(),
-        retry_budget: None,
-        outliers: None,
-        tls: Vec::new(),
         http: HttpProtocol::Http1,
-        panic_percent: 0,
-        service: None,
-        keepalive: None,
-        idle_timeout: None,
+        ..Cluster::eds(name)
     })
 }
 
 /// One healthy endpoint outside the mesh.
 pub fn endpoints(name: &str, address: SocketAddr) -> Resource {
-    let endpoint = Endpoint {
-        address,
-        weight: 1,
-        health: Health::Healthy,
-        tls_mode: None,
-        identities: Vec::new(),
-        workload: WorkloadRef::default(),
-    };
-    let localities = vec![Locality {
-        endpoints: vec![endpoint],
-        ..Locality::default()
-    }];
-    Resource::Endpoint(ClusterLoadAssignment {
-        cluster: name.to_owned(),
-        localities,
-    })
+    let endpoint = Endpoint::new(address);
+    Resource::Endpoint(ClusterLoadAssignment::new(name, vec![endpoint]))
 }
 
 impl View for World {

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tasuki_xds::model::cluster::{Discovery, HttpProtocol, Limits, OutlierDetection};
+use tasuki_xds::model::cluster::OutlierDetection;
 use tasuki_xds::model::endpoint::{Endpoint as Model, Locality, WorkloadRef};
 
 use super::*;
@@ -11,19 +11,8 @@ use crate::eject::Outcome;
 
 fn config(balance: Balance) -> Cluster {
     Cluster {
-        name: "c".into(),
-        discovery: Discovery::Eds { service_name: None },
-        connect_timeout: Duration::from_secs(1),
         balance,
-        limits: Limits::default(),
-        retry_budget: None,
-        outliers: None,
-        tls: Vec::new(),
-        http: HttpProtocol::Http2,
-        panic_percent: 0,
-        service: None,
-        keepalive: None,
-        idle_timeout: None,
+        ..Cluster::eds("c")
     }
 }
 

@@ -2,35 +2,22 @@ use http::{Request, Version};
 use tasuki_xds::model::RouteConfiguration;
 use tasuki_xds::model::matching::{HeaderMatch, Pattern, QueryMatch, StringMatch, ValueMatch};
 use tasuki_xds::model::route::{
-    DirectResponse, HeaderMutations, PathMatch, PathRewrite as RewriteModel,
-    Redirect as RedirectModel, RedirectPath, Route as RouteModel, RouteAction, RouteMatch,
-    VirtualHost as HostModel,
+    DirectResponse, PathMatch, PathRewrite as RewriteModel, Redirect as RedirectModel,
+    RedirectPath, Route as RouteModel, RouteAction, RouteMatch, VirtualHost as HostModel,
 };
 
 use super::*;
 
 fn matches(path: PathMatch) -> RouteMatch {
-    RouteMatch {
-        path,
-        ignore_path_case: false,
-        headers: vec![],
-        query: vec![],
-        fraction_per_million: None,
-        grpc: false,
-    }
+    RouteMatch::path(path)
 }
 
 fn route(name: &str, matches: RouteMatch) -> RouteModel {
-    RouteModel {
-        name: name.into(),
-        matches,
-        action: RouteAction::Direct(DirectResponse {
-            status: 200,
-            body: vec![],
-        }),
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    }
+    let answer = DirectResponse {
+        status: 200,
+        body: vec![],
+    };
+    RouteModel::new(name, matches, RouteAction::Direct(answer))
 }
 
 fn table(hosts: Vec<(&[&str], Vec<RouteModel>)>) -> RouteTable {

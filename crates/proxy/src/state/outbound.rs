@@ -5,15 +5,18 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits};
+use tasuki_xds::model::cluster::Discovery;
 use tasuki_xds::model::listener::{DeclaredProtocol, Filter, Transport};
-use tasuki_xds::model::route::WeightedCluster;
+use tasuki_xds::model::route::{Forward, Route, RouteAction, RouteMatch, WeightedCluster};
 use tasuki_xds::model::{Cluster as ClusterModel, Listener, RouteConfiguration};
 
 use super::ListenerName;
 use super::dependencies::inline_routes;
 use crate::cluster::Cluster;
 use crate::route::RouteTable;
+
+/// Envoy's and Istio's name for what goes to its original destination.
+const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 
 /// What becomes of connections to one Listener name.
 #[derive(Debug)]
@@ -136,15 +139,17 @@ impl Outbound {
     pub fn allow_any() -> Arc<Outbound> {
         static ALLOW: OnceLock<Arc<Outbound>> = OnceLock::new();
         Arc::clone(ALLOW.get_or_init(|| {
-            let cluster = Arc::new(Cluster::new(&passthrough_cluster()));
+            let discovery = Discovery::OriginalDestination { bind: None };
+            let model = ClusterModel::new(PASSTHROUGH_CLUSTER, discovery);
+            let cluster = Arc::new(Cluster::new(&model));
             let table = RouteTable::compile(&passthrough_routes(), &|_| Some(Arc::clone(&cluster)));
             Arc::new(Outbound {
                 name: ListenerName::exact("passthrough"),
                 protocol: DeclaredProtocol::Auto,
                 http: Some(Arc::new(table)),
                 tcp: Some(Arc::new(TcpTarget {
-                    stat_prefix: "PassthroughCluster".into(),
-                    clusters: vec![("PassthroughCluster".into(), 1, Some(cluster))],
+                    stat_prefix: PASSTHROUGH_CLUSTER.into(),
+                    clusters: vec![(PASSTHROUGH_CLUSTER.into(), 1, Some(cluster))],
                     idle_timeout: None,
                 })),
                 tls: Vec::new(),
@@ -204,65 +209,15 @@ impl Outbound {
     }
 }
 
-fn passthrough_cluster() -> ClusterModel {
-    ClusterModel {
-        name: "PassthroughCluster".into(),
-        discovery: Discovery::OriginalDestination { bind: None },
-        connect_timeout: Duration::from_secs(10),
-        balance: Balance::default(),
-        limits: Limits::default(),
-        retry_budget: None,
-        outliers: None,
-        tls: Vec::new(),
-        http: HttpProtocol::Downstream,
-        panic_percent: 0,
-        service: None,
-        keepalive: None,
-        idle_timeout: None,
-    }
-}
-
+/// Whatever the host, to where the client wanted to go.
 fn passthrough_routes() -> RouteConfiguration {
-    use tasuki_xds::model::route::{
-        Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteMatch, VirtualHost,
-    };
-    let cluster = WeightedCluster {
-        name: "PassthroughCluster".into(),
-        weight: 1,
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
-    let forward = Forward {
-        clusters: vec![cluster],
-        timeout: None,
-        grpc_timeout_max: None,
-        retry: None,
-        path_rewrite: None,
-        host_rewrite: None,
-    };
-    let route = Route {
-        name: "allow_any".into(),
-        matches: RouteMatch {
-            path: PathMatch::Prefix("/".into()),
-            ignore_path_case: false,
-            headers: Vec::new(),
-            query: Vec::new(),
-            fraction_per_million: None,
-            grpc: false,
-        },
-        action: RouteAction::Forward(forward),
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
-    let host = VirtualHost {
-        name: "allow_any".into(),
-        domains: vec!["*".into()],
-        routes: vec![route],
-    };
-    RouteConfiguration {
-        name: "passthrough".into(),
-        virtual_hosts: vec![host],
-    }
+    let forward = Forward::to(vec![WeightedCluster::new(PASSTHROUGH_CLUSTER, 1)]);
+    let route = Route::new(
+        "allow_any",
+        RouteMatch::all(),
+        RouteAction::Forward(forward),
+    );
+    RouteConfiguration::of_any_host("passthrough", vec![route])
 }
 
 /// Seconds on a clock that began an hour before the process first asked, so that 0 is long ago.

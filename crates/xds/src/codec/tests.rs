@@ -10,10 +10,9 @@ use proptest::prelude::{ProptestConfig, proptest};
 
 use super::field::{duration, pack};
 use super::{Dialect, decode, encode, version};
-use crate::model::cluster::{Balance, Cluster, Discovery, HttpProtocol, Limits, TlsMatch};
+use crate::model::cluster::{Balance, Cluster, TlsMatch};
 use crate::model::route::{
-    Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch,
-    VirtualHost, WeightedCluster,
+    Forward, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch, WeightedCluster,
 };
 use crate::model::tls::{CertificateSource, ClientTls};
 use crate::model::{Resource, ResourceType};
@@ -88,13 +87,7 @@ fn mesh_cluster() -> Cluster {
         alpn: vec!["tasuki-h2".to_owned()],
     };
     Cluster {
-        name: "outbound|80||cart".to_owned(),
-        discovery: Discovery::Eds { service_name: None },
-        connect_timeout: std::time::Duration::from_secs(10),
         balance: Balance::LeastRequest { choices: 2 },
-        limits: Limits::default(),
-        retry_budget: None,
-        outliers: None,
         tls: vec![
             TlsMatch {
                 name: "mesh".to_owned(),
@@ -107,11 +100,7 @@ fn mesh_cluster() -> Cluster {
                 tls: None,
             },
         ],
-        http: HttpProtocol::Downstream,
-        panic_percent: 0,
-        service: None,
-        keepalive: None,
-        idle_timeout: None,
+        ..Cluster::eds("outbound|80||cart")
     }
 }
 
@@ -146,44 +135,9 @@ fn tls_has_three_dialects() {
 }
 
 fn table(path: PathMatch) -> RouteConfiguration {
-    let cluster = WeightedCluster {
-        name: "c".to_owned(),
-        weight: 1,
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
-    let forward = Forward {
-        clusters: vec![cluster],
-        timeout: None,
-        grpc_timeout_max: None,
-        retry: None,
-        path_rewrite: None,
-        host_rewrite: None,
-    };
-    let matches = RouteMatch {
-        path,
-        ignore_path_case: false,
-        headers: Vec::new(),
-        query: Vec::new(),
-        fraction_per_million: None,
-        grpc: false,
-    };
-    let route = Route {
-        name: "r".to_owned(),
-        matches,
-        action: RouteAction::Forward(forward),
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
-    let host = VirtualHost {
-        name: "v".to_owned(),
-        domains: vec!["*".to_owned()],
-        routes: vec![route],
-    };
-    RouteConfiguration {
-        name: "t".to_owned(),
-        virtual_hosts: vec![host],
-    }
+    let forward = Forward::to(vec![WeightedCluster::new("c", 1)]);
+    let route = Route::new("r", RouteMatch::path(path), RouteAction::Forward(forward));
+    RouteConfiguration::of_any_host("t", vec![route])
 }
 
 fn first_action(table: &route_pb::RouteConfiguration) -> &route_pb::RouteAction {

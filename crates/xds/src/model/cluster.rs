@@ -28,6 +28,35 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
 }
 
+/// Istio's default.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Cluster {
+    /// A cluster of which nothing is said but where its endpoints are: plaintext, no limits, Istio's defaults.
+    pub fn new(name: &str, discovery: Discovery) -> Self {
+        Self {
+            name: name.to_owned(),
+            discovery,
+            connect_timeout: CONNECT_TIMEOUT,
+            balance: Balance::default(),
+            limits: Limits::default(),
+            retry_budget: None,
+            outliers: None,
+            tls: Vec::new(),
+            http: HttpProtocol::default(),
+            panic_percent: 0,
+            service: None,
+            keepalive: None,
+            idle_timeout: None,
+        }
+    }
+
+    /// The same with an assignment of its own name.
+    pub fn eds(name: &str) -> Self {
+        Self::new(name, Discovery::Eds { service_name: None })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Discovery {
     /// EDS; the assignment is named like the cluster unless `service_name` says otherwise.

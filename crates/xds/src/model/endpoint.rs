@@ -54,3 +54,31 @@ pub struct WorkloadRef {
     pub canonical_revision: String,
     pub cluster: String,
 }
+
+impl ClusterLoadAssignment {
+    /// Endpoints of one locality.
+    pub fn new(cluster: &str, endpoints: Vec<Endpoint>) -> Self {
+        let locality = Locality {
+            endpoints,
+            ..Locality::default()
+        };
+        Self {
+            cluster: cluster.to_owned(),
+            localities: vec![locality],
+        }
+    }
+}
+
+impl Endpoint {
+    /// A healthy one outside the mesh.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            weight: 1,
+            health: Health::Healthy,
+            tls_mode: None,
+            identities: Vec::new(),
+            workload: WorkloadRef::default(),
+        }
+    }
+}

@@ -27,6 +27,21 @@ pub struct Listener {
     pub default_chain: Option<FilterChain>,
 }
 
+impl Listener {
+    /// One that nothing is bound to and that does nothing yet.
+    pub fn new(name: &str, protocol: DeclaredProtocol) -> Self {
+        Self {
+            name: name.to_owned(),
+            address: None,
+            protocol,
+            workload: None,
+            api: None,
+            chains: Vec::new(),
+            default_chain: None,
+        }
+    }
+}
+
 /// What the user declared a port to speak (`appProtocol`, then the port's name, then the port's number).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeclaredProtocol {

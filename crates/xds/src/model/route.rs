@@ -179,3 +179,76 @@ pub enum AppendAction {
     OverwriteIfExistsOrAdd,
     OverwriteIfExists,
 }
+
+impl RouteConfiguration {
+    /// These routes, whatever the host.
+    pub fn of_any_host(name: &str, routes: Vec<Route>) -> Self {
+        let host = VirtualHost {
+            name: name.to_owned(),
+            domains: vec!["*".to_owned()],
+            routes,
+        };
+        Self {
+            name: name.to_owned(),
+            virtual_hosts: vec![host],
+        }
+    }
+}
+
+impl Route {
+    /// A route that leaves the headers as they are.
+    pub fn new(name: &str, matches: RouteMatch, action: RouteAction) -> Self {
+        Self {
+            name: name.to_owned(),
+            matches,
+            action,
+            request_headers: HeaderMutations::default(),
+            response_headers: HeaderMutations::default(),
+        }
+    }
+}
+
+impl RouteMatch {
+    /// The path alone decides.
+    pub fn path(path: PathMatch) -> Self {
+        Self {
+            path,
+            ignore_path_case: false,
+            headers: Vec::new(),
+            query: Vec::new(),
+            fraction_per_million: None,
+            grpc: false,
+        }
+    }
+
+    /// Every request.
+    pub fn all() -> Self {
+        Self::path(PathMatch::Prefix("/".to_owned()))
+    }
+}
+
+impl Forward {
+    /// To these as they are: no timeout, the client's own retries, nothing rewritten.
+    pub fn to(clusters: Vec<WeightedCluster>) -> Self {
+        Self {
+            clusters,
+            timeout: None,
+            grpc_timeout_max: None,
+            retry: None,
+            path_rewrite: None,
+            host_rewrite: None,
+        }
+    }
+}
+
+impl WeightedCluster {
+    /// A share that leaves the headers as they are.
+    pub fn new(name: &str, weight: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            weight,
+            request_headers: HeaderMutations::default(),
+            response_headers: HeaderMutations::default(),
+        }
+    }
+}

@@ -1,12 +1,8 @@
 //! The dependency manager, driven as the control thread drives it.
 
-use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits};
-use tasuki_xds::model::endpoint::{Endpoint, Health, Locality, WorkloadRef};
+use tasuki_xds::model::endpoint::Endpoint;
 use tasuki_xds::model::listener::{DeclaredProtocol, HttpConnection, RouteSource};
-use tasuki_xds::model::route::{
-    Forward, HeaderMutations, PathMatch, Route, RouteAction, RouteMatch, VirtualHost,
-    WeightedCluster,
-};
+use tasuki_xds::model::route::{Forward, Route, RouteAction, RouteMatch, WeightedCluster};
 
 use super::*;
 
@@ -46,97 +42,32 @@ impl Mesh {
 }
 
 fn listener(rds: &str) -> Listener {
+    let http = HttpConnection {
+        stat_prefix: "cart".into(),
+        routes: RouteSource::Rds(rds.into()),
+        rbac: Vec::new(),
+        forward_client_cert: Default::default(),
+    };
     Listener {
-        name: "cart:80".into(),
-        address: None,
-        protocol: DeclaredProtocol::Http,
-        workload: None,
-        api: Some(HttpConnection {
-            stat_prefix: "cart".into(),
-            routes: RouteSource::Rds(rds.into()),
-            rbac: Vec::new(),
-            forward_client_cert: Default::default(),
-        }),
-        chains: Vec::new(),
-        default_chain: None,
+        api: Some(http),
+        ..Listener::new("cart:80", DeclaredProtocol::Http)
     }
 }
 
 fn routes(clusters: &[&str]) -> RouteConfiguration {
-    let weighted = |name: &&str| WeightedCluster {
-        name: (*name).into(),
-        weight: 1,
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
-    let forward = Forward {
-        clusters: clusters.iter().map(weighted).collect(),
-        timeout: None,
-        grpc_timeout_max: None,
-        retry: None,
-        path_rewrite: None,
-        host_rewrite: None,
-    };
-    let route = Route {
-        name: "r".into(),
-        matches: RouteMatch {
-            path: PathMatch::Prefix("/".into()),
-            ignore_path_case: false,
-            headers: Vec::new(),
-            query: Vec::new(),
-            fraction_per_million: None,
-            grpc: false,
-        },
-        action: RouteAction::Forward(forward),
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
-    let host = VirtualHost {
-        name: "h".into(),
-        domains: vec!["*".into()],
-        routes: vec![route],
-    };
-    RouteConfiguration {
-        name: "cart".into(),
-        virtual_hosts: vec![host],
-    }
+    let weighted = |name: &&str| WeightedCluster::new(name, 1);
+    let forward = Forward::to(clusters.iter().map(weighted).collect());
+    let route = Route::new("r", RouteMatch::all(), RouteAction::Forward(forward));
+    RouteConfiguration::of_any_host("cart", vec![route])
 }
 
 fn cluster(name: &str) -> tasuki_xds::model::Cluster {
-    tasuki_xds::model::Cluster {
-        name: name.into(),
-        discovery: Discovery::Eds { service_name: None },
-        connect_timeout: Duration::from_secs(10),
-        balance: Balance::Random,
-        limits: Limits::default(),
-        retry_budget: None,
-        outliers: None,
-        tls: Vec::new(),
-        http: HttpProtocol::Downstream,
-        panic_percent: 0,
-        service: None,
-        keepalive: None,
-        idle_timeout: None,
-    }
+    tasuki_xds::model::Cluster::eds(name)
 }
 
 fn endpoints(name: &str, ports: &[u16]) -> ClusterLoadAssignment {
-    let endpoint = |port: &u16| Endpoint {
-        address: ([10, 0, 0, 1], *port).into(),
-        weight: 1,
-        health: Health::Healthy,
-        tls_mode: None,
-        identities: Vec::new(),
-        workload: WorkloadRef::default(),
-    };
-    let locality = Locality {
-        endpoints: ports.iter().map(endpoint).collect(),
-        ..Locality::default()
-    };
-    ClusterLoadAssignment {
-        cluster: name.into(),
-        localities: vec![locality],
-    }
+    let endpoint = |port: &u16| Endpoint::new(([10, 0, 0, 1], *port).into());
+    ClusterLoadAssignment::new(name, ports.iter().map(endpoint).collect())
 }
 
 /// A mesh in which `cart:80` is served by cluster `a`.

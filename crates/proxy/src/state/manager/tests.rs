@@ -3,10 +3,9 @@
 use envoy_types::pb::envoy::service::discovery::v3::Resource as WireResource;
 use tasuki_xds::client::NodeInfo;
 use tasuki_xds::codec::{Dialect, encode};
-use tasuki_xds::model::cluster::{Balance, Discovery, HttpProtocol, Limits};
-use tasuki_xds::model::endpoint::{ClusterLoadAssignment, Endpoint, Health, Locality};
+use tasuki_xds::model::endpoint::{ClusterLoadAssignment, Endpoint};
 use tasuki_xds::model::listener::{DeclaredProtocol, Filter, FilterChain, TcpProxy};
-use tasuki_xds::model::route::{HeaderMutations, WeightedCluster};
+use tasuki_xds::model::route::WeightedCluster;
 
 use tasuki_xds::model::Listener;
 use tokio::sync::oneshot;
@@ -51,6 +50,20 @@ impl Play {
             folder,
             nonce: 0,
         }
+    }
+
+    /// Connected, and used for one destination.
+    fn serving() -> Play {
+        let mut play = Play::new();
+        play.connect();
+        play.serves_redis();
+        play
+    }
+
+    /// The process ends and another is started on its state dir.
+    fn restarted(mut self) -> Play {
+        self.manager.save();
+        Play::in_folder(self.folder)
     }
 
     fn connect(&mut self) {
@@ -132,75 +145,38 @@ impl Play {
 }
 
 const REDIS: &str = "10.96.0.7:6379";
+const CLUSTER: &str = "outbound|6379||redis";
 
 fn listener() -> Resource {
     listener_named(REDIS)
 }
 
 fn listener_named(name: &str) -> Resource {
-    let cluster = WeightedCluster {
-        name: "outbound|6379||redis".into(),
-        weight: 1,
-        request_headers: HeaderMutations::default(),
-        response_headers: HeaderMutations::default(),
-    };
     let tcp = TcpProxy {
         stat_prefix: "redis".into(),
-        clusters: vec![cluster],
+        clusters: vec![WeightedCluster::new(CLUSTER, 1)],
         rbac: Vec::new(),
         idle_timeout: None,
     };
+    let chain = FilterChain {
+        name: "tcp".into(),
+        matches: Default::default(),
+        tls: None,
+        filter: Filter::Tcp(tcp),
+    };
     Resource::Listener(Listener {
-        name: name.into(),
-        address: None,
-        protocol: DeclaredProtocol::Tcp,
-        workload: None,
-        api: None,
-        chains: Vec::new(),
-        default_chain: Some(FilterChain {
-            name: "tcp".into(),
-            matches: Default::default(),
-            tls: None,
-            filter: Filter::Tcp(tcp),
-        }),
+        default_chain: Some(chain),
+        ..Listener::new(name, DeclaredProtocol::Tcp)
     })
 }
 
 fn cluster() -> Resource {
-    Resource::Cluster(tasuki_xds::model::Cluster {
-        name: "outbound|6379||redis".into(),
-        discovery: Discovery::Eds { service_name: None },
-        connect_timeout: Duration::from_secs(10),
-        balance: Balance::Random,
-        limits: Limits::default(),
-        retry_budget: None,
-        outliers: None,
-        tls: Vec::new(),
-        http: HttpProtocol::Downstream,
-        panic_percent: 0,
-        service: None,
-        keepalive: None,
-        idle_timeout: None,
-    })
+    Resource::Cluster(tasuki_xds::model::Cluster::eds(CLUSTER))
 }
 
 fn endpoints(port: u16) -> Resource {
-    let endpoint = Endpoint {
-        address: ([10, 0, 0, 1], port).into(),
-        weight: 1,
-        health: Health::Healthy,
-        tls_mode: None,
-        identities: Vec::new(),
-        workload: WorkloadRef::default(),
-    };
-    let locality = Locality {
-        endpoints: vec![endpoint],
-        ..Locality::default()
-    };
-    Resource::Endpoint(ClusterLoadAssignment {
-        cluster: "outbound|6379||redis".into(),
-        localities: vec![locality],
-    })
+    let endpoint = Endpoint::new(([10, 0, 0, 1], port).into());
+    Resource::Endpoint(ClusterLoadAssignment::new(CLUSTER, vec![endpoint]))
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,7 +200,7 @@ async fn asks_for_what_is_used_and_answers_when_all_is_there() {
     play.says(ResourceType::Endpoint, &[endpoints(6380)], &[]);
     assert_eq!(play.state.generation(), generation);
     let snapshot = play.state.snapshot();
-    let addresses: Vec<_> = snapshot.clusters["outbound|6379||redis"]
+    let addresses: Vec<_> = snapshot.clusters[CLUSTER]
         .endpoints()
         .all()
         .map(|e| e.address)
@@ -271,20 +247,11 @@ async fn a_port_scan_is_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_without_control_plane_serves() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
-    play.manager.save();
-    let folder = Arc::clone(&play.folder);
-    drop(play);
-
-    let mut again = Play::in_folder(folder);
+    let mut again = Play::serving().restarted();
     let mut answer = again.ask(REDIS);
     assert!(matches!(answer.try_recv(), Ok(Lookup::Found(_))));
     assert_eq!(
-        again.state.snapshot().clusters["outbound|6379||redis"]
-            .endpoints()
-            .len(),
+        again.state.snapshot().clusters[CLUSTER].endpoints().len(),
         1
     );
     // When the control plane returns it is told what is held.
@@ -298,14 +265,7 @@ async fn a_restart_without_control_plane_serves() {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_names_while_disconnected_passes_nothing_through() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
-    play.manager.save();
-    let folder = Arc::clone(&play.folder);
-    drop(play);
-
-    let mut again = Play::in_folder(folder);
+    let mut again = Play::serving().restarted();
     let answers: Vec<_> = (0..300)
         .map(|i| again.ask(&format!("10.0.0.1:{i}")))
         .collect();
@@ -318,9 +278,7 @@ async fn a_burst_of_names_while_disconnected_passes_nothing_through() {
 
 #[tokio::test(start_paused = true)]
 async fn damaged_files_are_dropped() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
+    let mut play = Play::serving();
     play.manager.save();
     let folder = Arc::clone(&play.folder);
     drop(play);
@@ -336,9 +294,7 @@ async fn damaged_files_are_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_resource_leaves_the_last_good_one() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
+    let mut play = Play::serving();
     play.asked();
     let mut broken = encode(&cluster(), &Dialect::Tasuki).any.clone();
     broken.value = vec![0xff; 7];
@@ -346,7 +302,7 @@ async fn a_refused_resource_leaves_the_last_good_one() {
         type_url: ResourceType::Cluster.type_url().to_owned(),
         nonce: "n".into(),
         resources: vec![WireResource {
-            name: "outbound|6379||redis".into(),
+            name: CLUSTER.into(),
             version: "2".into(),
             resource: Some(broken),
             ..WireResource::default()
@@ -365,9 +321,7 @@ async fn a_refused_resource_leaves_the_last_good_one() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_destinations_go_but_not_while_disconnected() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
+    let mut play = Play::serving();
     let name = ListenerName::exact(REDIS);
     play.state.snapshot().outbound[&name].forget_use();
     play.manager.on_disconnected();
@@ -399,9 +353,7 @@ async fn workers_wait_a_second_for_an_absent_control_plane() {
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_is_made_again_is_pushed() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
+    let mut play = Play::serving();
     play.asked();
     play.says(ResourceType::Listener, &[], &[REDIS]);
     let name = ListenerName::exact(REDIS);
@@ -431,9 +383,7 @@ async fn a_destination_that_is_made_again_is_pushed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_removed_destination_is_let_go_when_nobody_asks_for_it() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
+    let mut play = Play::serving();
     play.says(ResourceType::Listener, &[], &[REDIS]);
     tokio::time::advance(Duration::from_secs(200)).await;
     drop(play.ask(REDIS));
@@ -447,9 +397,7 @@ async fn a_removed_destination_is_let_go_when_nobody_asks_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_removed_destination_is_asked_for_on_the_next_stream() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
+    let mut play = Play::serving();
     play.says(ResourceType::Listener, &[], &[REDIS]);
     play.manager.on_disconnected();
     let mut away = play.ask(REDIS);
@@ -536,14 +484,9 @@ async fn what_could_not_be_written_is_written_later() {
 
 #[tokio::test(start_paused = true)]
 async fn a_form_that_this_version_cannot_read_is_asked_for_anew() {
-    let mut play = Play::new();
-    play.connect();
-    play.serves_redis();
+    let mut play = Play::serving();
     play.manager.save();
-    let kept = play
-        .manager
-        .shelf
-        .get(ResourceType::Cluster, "outbound|6379||redis");
+    let kept = play.manager.shelf.get(ResourceType::Cluster, CLUSTER);
     let mut old = kept.unwrap();
     old.any.value = b"what another version wrote".to_vec();
     play.manager.shelf.put(&old).unwrap();
@@ -556,5 +499,5 @@ async fn a_form_that_this_version_cannot_read_is_asked_for_anew() {
         held.extend(request.initial_resource_versions.into_keys());
     }
     assert!(held.contains(&REDIS.to_owned()), "{held:?}");
-    assert!(!held.contains(&"outbound|6379||redis".to_owned()));
+    assert!(!held.contains(&CLUSTER.to_owned()));
 }
