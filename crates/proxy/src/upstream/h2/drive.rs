@@ -18,12 +18,13 @@ use crate::upstream::Io;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 
-/// Moves the connection's frames until it ends, or until nobody has used it for `idle`.
+/// Moves the connection's frames until it ends, or until nobody has used it for `idle`. `attend` sees to those who wait for a place.
 pub(super) async fn drive(
     mut connection: Connection<Io, Bytes>,
     shared: &Rc<Shared>,
     is_mesh: bool,
     idle: Duration,
+    attend: impl Fn(),
 ) {
     let mut ping = connection.ping_pong().filter(|_| is_mesh);
     let mut alive = pin!(keep_alive(&mut ping));
@@ -41,7 +42,7 @@ pub(super) async fn drive(
             return Poll::Ready(());
         }
         // The peer may have raised its limit, or a stream that was given up has left its place.
-        shared.serve();
+        attend();
         if alive.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }

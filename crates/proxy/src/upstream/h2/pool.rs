@@ -3,6 +3,7 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -24,6 +25,8 @@ use crate::worker::Worker;
 const INITIAL_STREAMS: usize = 100;
 /// Streams on one connection, however many the peer takes: what the connection's window has room for.
 const MAX_STREAMS: u32 = settings::STREAMS_FROM_MESH;
+/// A connection takes no new streams when those given up hold one place in so many.
+const CROWDED: usize = 4;
 
 /// HTTP/2 connections to one endpoint.
 #[derive(Default)]
@@ -78,8 +81,11 @@ impl Slot {
 
     /// Nobody waits for the stream's answer any more.
     pub(super) fn give_up(self, stream: Abandoned) {
-        if self.connection.resets.give_up(stream) {
-            self.connection.retire();
+        let connection = &self.connection;
+        let many = connection.resets.give_up(stream);
+        let limit = connection.limit(&self.send).max(1);
+        if many || connection.resets.waiting() * CROWDED >= limit {
+            connection.retire();
         }
     }
 
@@ -104,21 +110,38 @@ impl Shared {
     /// The handle, if there is room for one more stream.
     fn room(&self) -> Option<Ref<'_, SendRequest<Bytes>>> {
         let send = Ref::filter_map(self.send.borrow(), Option::as_ref).ok()?;
-        let theirs = send.current_max_send_streams();
         let taken = self.active.get() as usize + self.resets.waiting();
-        (taken < theirs.min(self.max_streams as usize)).then_some(send)
+        (taken < self.limit(&send)).then_some(send)
+    }
+
+    /// Streams that may be open at a time, as far as the peer has said.
+    fn limit(&self, send: &SendRequest<Bytes>) -> usize {
+        let theirs = send.current_max_send_streams();
+        theirs.min(self.max_streams as usize)
     }
 
     /// Gives room to those who wait for it.
-    pub(super) fn serve(self: &Rc<Self>) {
+    fn serve(self: &Rc<Self>) {
         if let Some(pool) = self.pool.upgrade() {
             pool.serve(self);
         }
     }
 
+    /// Whether the peer has said that it takes no more streams.
+    fn is_leaving(&self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut send = self.send.borrow_mut();
+        let ready = send.as_mut().map(|send| send.poll_ready(cx));
+        matches!(ready, Some(Poll::Ready(Err(_))))
+    }
+
+    fn is_retired(&self) -> bool {
+        self.send.borrow().is_none()
+    }
+
     /// Retired, and nobody waits for anything on it; what is left are streams that were given up.
     pub(super) fn is_over(&self) -> bool {
-        self.active.get() == 0 && self.send.borrow().is_none()
+        self.active.get() == 0 && self.is_retired()
     }
 
     /// Streams that somebody waits for, and streams opened so far.
@@ -134,6 +157,8 @@ impl Shared {
                 .borrow_mut()
                 .retain(|other| !Rc::ptr_eq(other, self));
         }
+        // Those who wait for a place on it need another connection.
+        self.resets.wake();
     }
 }
 
@@ -176,8 +201,13 @@ impl Pool {
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
     ) {
-        let per_connection =
-            (cluster.config.limits.max_concurrent_streams as usize).clamp(1, INITIAL_STREAMS);
+        let limits = &cluster.config.limits;
+        let requests = match limits.max_requests_per_connection {
+            0 => u32::MAX,
+            limit => limit,
+        };
+        let streams = limits.max_concurrent_streams.min(requests);
+        let per_connection = (streams as usize).clamp(1, INITIAL_STREAMS);
         if self.queue.opening() * per_connection >= self.queue.waiting() {
             return;
         }
@@ -225,14 +255,24 @@ async fn open(
             pool.serve(&shared);
             pool.open(&worker, &cluster, &endpoint);
             drop(pool);
+            let attend = || {
+                let Some(pool) = shared.pool.upgrade().filter(|pool| !pool.queue.is_empty()) else {
+                    return;
+                };
+                if shared.is_leaving() {
+                    shared.retire();
+                }
+                if shared.is_retired() {
+                    pool.open(&worker, &cluster, &endpoint);
+                } else {
+                    pool.serve(&shared);
+                }
+            };
             let is_mesh = Security::of(&cluster, &endpoint).is_mesh();
-            drive(connection, &shared, is_mesh, cluster.idle_timeout()).await;
-            shared.retire();
+            drive(connection, &shared, is_mesh, cluster.idle_timeout(), attend).await;
             drop(permit);
-            // Whoever waited for a place on this connection under the limit needs another one now.
-            if let Some(pool) = shared.pool.upgrade() {
-                pool.open(&worker, &cluster, &endpoint);
-            }
+            shared.retire();
+            attend();
         }
     }
 }
