@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tasuki_e2e::gateway::Gateway;
 use tasuki_e2e::{Backend, HOST, VIP, backend, client, http_server};
 use tasuki_testkit::client::connect;
-use tasuki_testkit::load::{Plan, Protocol, Report};
+use tasuki_testkit::load::{Plan, Protocol};
 use tasuki_testkit::mesh::{Mesh, PodSpec, RunningPod, Sidecar};
 use tasuki_testkit::process::Process;
 use tasuki_testkit::require::{Need, have};
@@ -121,17 +121,18 @@ impl Scene {
             let before = door.proxy.resident().unwrap();
             let visits = door.friend.start_load(door.visit.clone());
             attack(&self.attacker, &door);
-            let report = visits.finish().unwrap();
+            let during = visits.finish().unwrap();
+            let after = door.friend.load(Plan {
+                requests: Some(20),
+                ..door.visit.clone()
+            });
             let grown = door.proxy.resident().unwrap().saturating_sub(before);
-            served(door.name, &report);
+            assert_eq!(during.failed(), 0, "{}: {during}", door.name);
+            let after = after.unwrap();
+            assert_eq!(after.succeeded(), 20, "{}: {after}", door.name);
             assert!(grown < memory, "{}: grew by {grown} bytes", door.name);
         }
     }
-}
-
-fn served(door: &str, report: &Report) {
-    assert_eq!(report.failed(), 0, "{door}: {report}");
-    assert!(report.succeeded() > 0, "{door}: {report}");
 }
 
 #[test]
