@@ -1,3 +1,5 @@
+//! ClientHellos of a real client: whole, cut, spread over records, damaged.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Which chain of a port a connection takes.
+
 use tasuki_xds::model::listener::{DeclaredProtocol, TcpProxy};
 use tasuki_xds::model::rbac::{Permission, Policy, Rbac, RbacAction};
 use tasuki_xds::model::route::{HeaderMutations, RouteConfiguration, WeightedCluster};
