@@ -46,9 +46,9 @@ fn an_http1_client_that_leaves_cancels_the_upstream() {
                         let ended = ended.clone();
                         async move {
                             read_until(&mut io, "\r\n\r\n").await;
-                            ended.held.set(1);
+                            count(&ended.held);
                             while let Ok(1..) = io.read(&mut [0; 64]).await {}
-                            ended.ended.set(1);
+                            count(&ended.ended);
                         }
                     })
                     .await
@@ -64,9 +64,9 @@ fn an_http1_client_that_leaves_cancels_the_upstream() {
                 drop(io);
                 origin.cancelled().await;
             } else {
-                seen.until(|seen| seen.held.get() == 1).await;
+                reaches(&seen.held, 1).await;
                 drop(io);
-                seen.until(|seen| seen.ended.get() == 1).await;
+                reaches(&seen.ended, 1).await;
             }
         });
     }
