@@ -12,6 +12,7 @@ use super::*;
 /// Signs with an authority of its own, in virtual time; may refuse.
 struct Authority {
     ca: RefCell<CertificateAuthority>,
+    account: &'static str,
     ttl: Duration,
     clock: Clock,
     refusals: Rc<Cell<u32>>,
@@ -48,7 +49,7 @@ impl Clock {
 
 impl Signer for Authority {
     fn account(&self) -> Option<(String, String)> {
-        Some(("shop".into(), "cart".into()))
+        Some(("shop".into(), self.account.into()))
     }
 
     async fn sign(
@@ -61,7 +62,10 @@ impl Signer for Authority {
             return Err(anyhow!("not now"));
         }
         self.signed.set(self.signed.get() + 1);
-        let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart")?;
+        let id = SpiffeId::parse(&format!(
+            "spiffe://cluster.local/ns/shop/sa/{}",
+            self.account
+        ))?;
         Ok(self
             .ca
             .borrow_mut()
@@ -80,10 +84,14 @@ struct Play {
 }
 
 fn play(ttl: Duration) -> (Play, impl Future<Output = ()>) {
-    play_in(tempfile::tempdir().unwrap(), ttl)
+    play_as("cart", tempfile::tempdir().unwrap(), ttl)
 }
 
-fn play_in(folder: tempfile::TempDir, ttl: Duration) -> (Play, impl Future<Output = ()>) {
+fn play_as(
+    account: &'static str,
+    folder: tempfile::TempDir,
+    ttl: Duration,
+) -> (Play, impl Future<Output = ()>) {
     let (clock, theirs) = (Clock::new(), Clock::new());
     let (refusals, signed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let domain = TrustDomain::new("cluster.local").unwrap();
@@ -93,6 +101,7 @@ fn play_in(folder: tempfile::TempDir, ttl: Duration) -> (Play, impl Future<Outpu
     let (certificates, received) = mpsc::channel(16);
     let signer = Authority {
         ca: RefCell::new(ca),
+        account,
         ttl,
         clock: theirs,
         refusals: Rc::clone(&refusals),
@@ -231,15 +240,23 @@ async fn with_certificate(ttl: Duration) -> Play {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_certificate_serves_until_it_has_expired() {
+async fn a_kept_certificate_serves_its_owner_until_it_has_expired() {
     let day = Duration::from_secs(86_400);
-    for (age, is_used) in [(Duration::from_secs(1), true), (2 * day, false)] {
+    let cases = [
+        ("cart", Duration::from_secs(1), true),
+        ("cart", 2 * day, false),
+        ("checkout", Duration::from_secs(1), false),
+    ];
+    for (account, age, is_used) in cases {
         let Play { folder, .. } = with_certificate(day).await;
-        let (mut play, run) = play_in(folder, day);
+        let (mut play, run) = play_as(account, folder, day);
         play.clock.set_forward(age);
         // Without roots nothing is signed: what comes is what was kept.
         let got = tokio::time::timeout(Duration::from_secs(5), play.received.recv());
-        tokio::select! { () = run => unreachable!(), got = got => assert_eq!(got.is_ok(), is_used) }
+        tokio::select! {
+            () = run => unreachable!(),
+            got = got => assert_eq!(got.is_ok(), is_used, "{account} after {age:?}"),
+        }
     }
 }
 
