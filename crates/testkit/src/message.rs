@@ -3,6 +3,8 @@
 //!
 //! Both ends count their own unread frames generously: what is tested is the proxies between them.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
@@ -23,12 +25,25 @@ pub fn message(number: u64) -> Bytes {
 /// # Errors
 /// The stream was reset or its connection ended.
 pub async fn send(sink: &mut SendStream<Bytes>, number: u64) -> Result<()> {
-    sink.reserve_capacity(LENGTH);
-    while sink.capacity() < LENGTH {
+    send_frame(sink, message(number)).await
+}
+
+/// The same with several in one DATA frame.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_together(sink: &mut SendStream<Bytes>, numbers: Range<u64>) -> Result<()> {
+    let messages: Vec<u8> = numbers.flat_map(message).collect();
+    send_frame(sink, messages.into()).await
+}
+
+async fn send_frame(sink: &mut SendStream<Bytes>, data: Bytes) -> Result<()> {
+    sink.reserve_capacity(data.len());
+    while sink.capacity() < data.len() {
         let capacity = std::future::poll_fn(|cx| sink.poll_capacity(cx)).await;
         capacity.context("the stream ended")??;
     }
-    Ok(sink.send_data(message(number), false)?)
+    Ok(sink.send_data(data, false)?)
 }
 
 /// Ends a stream as gRPC does.

@@ -5,6 +5,7 @@
 //! | `/echo` | every message comes back |
 //! | `/hold` | reads nothing until [`Controls::release`], then all, and answers the last one |
 //! | `/send/N` | N messages |
+//! | `/bulk/N` | N messages, five hundred in a frame |
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,10 +59,15 @@ async fn answer(
             message::send(&mut sink, count).await?;
         }
         path => {
-            let count = path.strip_prefix("/send/").context("no such path")?;
-            for number in 0..count.parse()? {
-                message::send(&mut sink, number).await?;
-                controls.messages.fetch_add(1, Ordering::Relaxed);
+            let bulk = path.strip_prefix("/bulk/");
+            let at_once = if bulk.is_some() { 500 } else { 1 };
+            let count = bulk.or_else(|| path.strip_prefix("/send/"));
+            let count: u64 = count.context("no such path")?.parse()?;
+            for number in (0..count).step_by(at_once) {
+                let numbers = number..count.min(number + at_once as u64);
+                let sent = numbers.end - numbers.start;
+                message::send_together(&mut sink, numbers).await?;
+                controls.messages.fetch_add(sent, Ordering::Relaxed);
             }
         }
     }
