@@ -5,6 +5,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use tasuki_e2e::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM,
+    SETTINGS, UNKNOWN, WINDOW_UPDATE, frame, literal, literal_path,
+};
 use tasuki_e2e::gateway::Gateway;
 use tasuki_e2e::{Backend, HOST, VIP, backend, client, http_server};
 use tasuki_testkit::client::connect;
@@ -296,65 +300,12 @@ fn more_streams_than_allowed_are_refused_and_the_stalled_cost_little() {
     });
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const UNKNOWN: u8 = 0x20;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
 /// `:method: GET`, `:scheme: http`, `:authority: shop.example.com` (RFC 7541 appendix A).
 const GET_METHOD: &[u8] = b"\x82\x86\x41\x10shop.example.com";
 /// The same with `:path: /`.
 const GET: &[u8] = b"\x82\x86\x41\x10shop.example.com\x84";
-
 /// The same with `:method: POST`.
 const POST: &[u8] = b"\x83\x86\x41\x10shop.example.com\x84";
-
-/// RFC 9113 section 4.1.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut frame = vec![length[1], length[2], length[3], kind, flags];
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// A header field without indexing, neither part compressed (RFC 7541 section 6.2.2).
-fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut field = vec![0, name.len() as u8];
-    field.extend_from_slice(name);
-    length(&mut field, value.len());
-    field.extend_from_slice(value);
-    field
-}
-
-fn literal_path(path: &[u8]) -> Vec<u8> {
-    let mut field = vec![4];
-    length(&mut field, path.len());
-    field.extend_from_slice(path);
-    field
-}
-
-/// An integer with a prefix of seven bits (RFC 7541 section 5.1).
-fn length(field: &mut Vec<u8>, length: usize) {
-    if length < 127 {
-        return field.push(length as u8);
-    }
-    field.push(127);
-    let mut rest = length - 127;
-    while rest >= 128 {
-        field.push((rest % 128) as u8 | 128);
-        rest /= 128;
-    }
-    field.push(rest as u8);
-}
 
 /// One connection that speaks HTTP/2 and does not read.
 #[derive(Debug)]

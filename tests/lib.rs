@@ -2,6 +2,7 @@
 //! for the resources that they write.
 
 pub mod ads;
+pub mod frames;
 pub mod gateway;
 
 use std::time::Duration;

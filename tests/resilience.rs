@@ -111,6 +111,27 @@ fn rude(mesh: &Mesh, cases: &[(&str, u16, Manner)]) -> (RunningPod, Vec<Origin>)
     (pod, origins)
 }
 
+/// A hundred POSTs that are counted one by one, to a port of the Service `rude`.
+fn once(name: &str, port: u16) -> Plan {
+    // A request reaches the application in the version in which it was sent, and these speak only one.
+    let protocol = if name.starts_with("http2") {
+        Protocol::Http2
+    } else {
+        Protocol::Http1
+    };
+    let target = format!("10.96.0.20:{port}").parse().unwrap();
+    Plan {
+        protocol,
+        method: http::Method::POST,
+        body: "once".into(),
+        // One at a time, refusals come in an order that retries certainly outlast.
+        concurrency: if name.contains("refuse") { 1 } else { 4 },
+        requests: Some(100),
+        once: true,
+        ..Plan::new(target, "rude.default.svc.cluster.local")
+    }
+}
+
 #[test]
 fn a_post_is_executed_at_most_once_however_the_connection_ends() {
     if !have("resilience: exactly once", &[Need::Namespaces]) {
@@ -132,26 +153,7 @@ fn a_post_is_executed_at_most_once_however_the_connection_ends() {
     let _server = server.sidecar().unwrap();
     let (pod, _sidecar) = client(&mesh, "client", "default").unwrap();
     for ((name, port, manner), origin) in cases.iter().zip(&origins) {
-        // A request reaches the application in the version in which it was sent, and these speak only one.
-        let protocol = if name.starts_with("http2") {
-            Protocol::Http2
-        } else {
-            Protocol::Http1
-        };
-        let refuses = name.contains("refuse");
-        let plan = Plan {
-            protocol,
-            method: http::Method::POST,
-            body: "once".into(),
-            // One at a time, refusals come in an order that retries certainly outlast.
-            concurrency: if refuses { 1 } else { 4 },
-            requests: Some(100),
-            once: true,
-            ..Plan::new(
-                format!("10.96.0.20:{port}").parse().unwrap(),
-                "rude.default.svc.cluster.local",
-            )
-        };
+        let plan = once(name, *port);
         let report = pod.load(plan).unwrap();
         let executed = origin.controls.executions();
         let twice: Vec<_> = executed.iter().filter(|(_, count)| **count > 1).collect();

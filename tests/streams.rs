@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tasuki_e2e::frames::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, frame};
 use tasuki_e2e::{HOST, VIP, backend, client, http_server};
 use tasuki_testkit::client::{Ask, connect};
 use tasuki_testkit::load::Plan;
@@ -305,24 +306,16 @@ fn floods_of_resets_pings_and_continuations_are_bounded() {
     drop(scene.mesh);
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut frame = vec![length[1], length[2], length[3], kind, flags];
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
 /// GET / by indexed fields: `:method: GET`, `:scheme: http`, `:path: /`, `:authority: x`.
-const HEADERS: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'x'];
+const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'x'];
 
 fn rapid_reset(round: u32) -> Vec<u8> {
     (0..100)
         .flat_map(|index| {
             let stream = (round * 100 + index) * 2 + 1;
             [
-                frame(1, 5, stream, HEADERS),
-                frame(3, 0, stream, &8u32.to_be_bytes()),
+                frame(HEADERS, END_STREAM | END_HEADERS, stream, GET),
+                frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()),
             ]
             .concat()
         })
@@ -330,14 +323,14 @@ fn rapid_reset(round: u32) -> Vec<u8> {
 }
 
 fn pings(_: u32) -> Vec<u8> {
-    frame(6, 0, 0, &[0; 8]).repeat(500)
+    frame(PING, 0, 0, &[0; 8]).repeat(500)
 }
 
 fn continuations(round: u32) -> Vec<u8> {
     let piece = [&[0x00, 0x01, b'a', 0x7f, 0x80, 0x01][..], &[b'b'; 255]].concat();
     match round {
-        0 => frame(1, 0, 1, HEADERS),
-        _ => frame(9, 0, 1, &piece).repeat(20),
+        0 => frame(HEADERS, 0, 1, GET),
+        _ => frame(CONTINUATION, 0, 1, &piece).repeat(20),
     }
 }
 
