@@ -11,7 +11,7 @@ mod read;
 
 pub(crate) use closed::closed;
 pub use pattern::{PathPattern, Pattern};
-pub(crate) use read::read;
+pub(crate) use read::{read, refuse_dry_run};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorizationPolicy {
@@ -19,8 +19,6 @@ pub struct AuthorizationPolicy {
     /// Labels of the workloads it applies to; empty: all of the namespace (of the mesh, in the root namespace).
     pub selector: BTreeMap<String, String>,
     pub action: Action,
-    /// Annotation `istio.io/dry-run: "true"`: evaluated and recorded, never enforced.
-    pub dry_run: bool,
     /// Any of these. Empty never matches: an ALLOW without rules denies all.
     pub rules: Vec<Rule>,
 }

@@ -360,6 +360,7 @@ fn read_kind(kind: Kind, root: Fields<'_>, meta: Metadata) -> Option<Object> {
             mesh(root, meta, crate::destination_rule::read).map(Object::DestinationRule)
         }
         Kind::AuthorizationPolicy => {
+            crate::authorization_policy::refuse_dry_run(&root, &meta);
             mesh(root, meta, crate::authorization_policy::read).map(Object::AuthorizationPolicy)
         }
         Kind::PeerAuthentication => {

@@ -45,11 +45,7 @@ fn filters(policies: &[Arc<AuthorizationPolicy>], writer: &Writer<'_>) -> Vec<Rb
     order
         .into_iter()
         .filter_map(|(action, rbac_action)| {
-            // A dry run is only evaluated for the record, so it never reaches an enforcing filter.
-            let mut of_action = policies
-                .iter()
-                .filter(|p| p.action == action && !p.dry_run)
-                .peekable();
+            let mut of_action = policies.iter().filter(|p| p.action == action).peekable();
             of_action.peek()?;
             let mut written: Vec<Policy> =
                 of_action.flat_map(|policy| writer.policy(policy)).collect();

@@ -49,7 +49,6 @@ pub(crate) fn closed(
         meta,
         selector,
         action,
-        dry_run: false,
         rules,
     })
 }
@@ -170,5 +169,6 @@ mod tests {
         );
         let dry = ", annotations: {istio.io/dry-run: \"true\"}";
         assert_eq!(stand_in(dry, "{action: DENY, rules: 5}"), None);
+        assert_eq!(stand_in(dry, "{action: DENY, rules: [{}]}"), None);
     }
 }

@@ -8,21 +8,19 @@ use crate::fields::{Fields, Value, header_name, is_dns_subdomain};
 use crate::object::{Metadata, NamespacedName};
 use crate::peer_authentication::read_selector;
 
-/// The annotation that has a policy evaluated and recorded but not enforced.
+/// The annotation that has Istio evaluate and record a policy without enforcing it.
 const DRY_RUN: &str = "istio.io/dry-run";
 
 /// Said where identities of JWTs are asked for.
 const NO_JWT: &str = "never matches: JWTs are not honoured yet";
 
 pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<AuthorizationPolicy> {
-    let dry_run = is_dry_run(&meta);
     let Some(spec) = spec else {
         // As `spec: {}`: allows nothing.
         return Some(AuthorizationPolicy {
             meta,
             selector: Default::default(),
             action: Action::Allow,
-            dry_run,
             rules: Vec::new(),
         });
     };
@@ -64,9 +62,21 @@ pub(crate) fn read(spec: Option<Fields<'_>>, meta: Metadata) -> Option<Authoriza
         meta,
         selector,
         action: action?,
-        dry_run,
         rules,
     })
+}
+
+/// Enforcing such a policy is what its author does not want, and reading it to no effect would let him trust a record that
+/// nobody makes.
+pub(crate) fn refuse_dry_run(root: &Fields<'_>, meta: &Metadata) {
+    let annotations = root.get("metadata").and_then(|value| value.fields());
+    if let Some(annotations) = annotations.and_then(|fields| fields.get("annotations"))
+        && is_dry_run(meta)
+    {
+        annotations.not_honoured(&format!(
+            "{DRY_RUN}: the policy would be evaluated and only recorded"
+        ));
+    }
 }
 
 pub(super) fn is_dry_run(meta: &Metadata) -> bool {

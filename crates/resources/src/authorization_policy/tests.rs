@@ -25,7 +25,7 @@ fn the_seeds_case() {
     let policy = read(
         "spec:\n  selector: {matchLabels: {app: a}}\n  rules:\n  - from: [{source: {namespaces: [service-b]}}]\n    to: [{operation: {methods: [GET], paths: [/foo, \"/bar/*\", \"/x/{*}\"]}}]\n",
     );
-    assert_eq!((policy.action, policy.dry_run), (Action::Allow, false));
+    assert_eq!(policy.action, Action::Allow);
     let rule = &policy.rules[0];
     assert_eq!(
         rule.from[0].namespaces.any,
@@ -48,9 +48,21 @@ fn nothing_and_everything() {
     assert!(read("spec: {}\n").rules.is_empty());
     assert!(read("").rules.is_empty());
     assert_eq!(read("spec: {rules: [{}]}\n").rules, [Rule::default()]);
-    let (policy, problems) = parse("{istio.io/dry-run: \"true\"}", "spec: {action: DENY}\n");
-    assert!(policy.unwrap().dry_run);
+    let (policy, problems) = parse("{}", "spec: {action: DENY}\n");
+    assert!(policy.is_some());
     assert!(!problems[0].is_error() && problems[0].reason.contains("never matches"));
+}
+
+#[test]
+fn a_dry_run_is_not_honoured_yet() {
+    for spec in ["", "spec: {action: DENY, rules: [{}]}\n"] {
+        let (policy, problems) = parse("{istio.io/dry-run: \"true\"}", spec);
+        assert!(policy.is_none());
+        assert!(problems[0].is_not_honoured(), "{problems:?}");
+        assert_eq!(problems[0].field, "metadata.annotations");
+    }
+    let (policy, _) = parse("{istio.io/dry-run: \"false\"}", "");
+    assert!(policy.is_some());
 }
 
 #[test]
