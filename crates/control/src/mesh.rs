@@ -61,15 +61,20 @@ pub struct Mesh {
     pub problems: Vec<Problem>,
     /// What the ports of each pod are declared to speak by the services in front of it.
     ports: HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>>,
+    /// For the next mesh, in which nearly all of them are the same. They keep the objects, so that a pointer names one.
+    made: Vec<Made>,
 }
 
-/// The objects of each kind.
+/// A pod's object and the workload made of it.
+type Made = (Arc<Object>, Arc<Workload>);
+
+/// The objects of each kind. What no join keeps is lent: most objects of a mesh are pods.
 #[derive(Default)]
-struct Kinds {
-    services: Vec<tasuki_resources::Service>,
-    slices: HashMap<NamespacedName, Vec<Arc<EndpointSlice>>>,
-    pods: Vec<tasuki_resources::Pod>,
-    entries: Vec<tasuki_resources::ServiceEntry>,
+struct Kinds<'a> {
+    services: Vec<&'a tasuki_resources::Service>,
+    slices: HashMap<NamespacedName, Vec<&'a EndpointSlice>>,
+    pods: Vec<(&'a Arc<Object>, &'a tasuki_resources::Pod)>,
+    entries: Vec<&'a tasuki_resources::ServiceEntry>,
     virtual_services: Vec<Arc<tasuki_resources::VirtualService>>,
     destination_rules: Vec<Arc<tasuki_resources::DestinationRule>>,
     authorization: Vec<Arc<tasuki_resources::AuthorizationPolicy>>,
@@ -80,14 +85,26 @@ struct Kinds {
 impl Mesh {
     /// Joins what a source declares.
     pub fn build(source: &Objects, settings: MeshSettings) -> Self {
+        Self::join(source, settings, &[])
+    }
+
+    /// `known` are workloads and the very objects that they were made from.
+    fn join(source: &Objects, settings: MeshSettings, known: &[Made]) -> Self {
         let kinds = Kinds::of(source);
         let mut report = Report::new(source);
-        let workloads = Workloads::new(
-            kinds
-                .pods
-                .iter()
-                .map(|pod| Workload::from_pod(pod, &settings.trust_domain)),
-        );
+        let known: HashMap<*const Object, &Arc<Workload>> = known
+            .iter()
+            .map(|(object, workload)| (Arc::as_ptr(object), workload))
+            .collect();
+        let make = |(object, pod): &(&Arc<Object>, &tasuki_resources::Pod)| {
+            let workload = match known.get(&Arc::as_ptr(object)) {
+                Some(workload) => Arc::clone(workload),
+                None => Arc::new(Workload::from_pod(pod, &settings.trust_domain)),
+            };
+            (Arc::clone(object), workload)
+        };
+        let made: Vec<Made> = kinds.pods.iter().map(make).collect();
+        let workloads = Workloads::new(made.iter().map(|(_, workload)| workload.clone()));
         let ports = declared_ports(&kinds, &workloads);
         let root = &settings.root_namespace;
         let modes = PeerAuthentications::new(kinds.peer_authentication.clone(), root);
@@ -100,6 +117,7 @@ impl Mesh {
             gateways: Gateways::new(kinds.gateways),
             problems: Vec::new(),
             departed: Departed::default(),
+            made,
             workloads,
             services,
             ports,
@@ -112,7 +130,7 @@ impl Mesh {
 
     /// What `source` declares once this mesh was in force: pods that it has lost are remembered for a while.
     pub fn successor(&self, source: &Objects, now: Instant) -> Self {
-        let mut next = Self::build(source, self.settings.clone());
+        let mut next = Self::join(source, self.settings.clone(), &self.made);
         next.departed = self
             .departed
             .after(&self.workloads, &self.ports, &next.workloads, now);
@@ -150,21 +168,17 @@ impl Mesh {
     }
 }
 
-impl Kinds {
-    fn of(source: &Objects) -> Self {
+impl<'a> Kinds<'a> {
+    fn of(source: &'a Objects) -> Self {
         let mut kinds = Self::default();
         for sourced in &source.objects {
             match &*sourced.object {
-                Object::Service(o) => kinds.services.push(o.clone()),
-                Object::Pod(o) => kinds.pods.push(o.clone()),
+                Object::Service(o) => kinds.services.push(o),
+                Object::Pod(o) => kinds.pods.push((&sourced.object, o)),
                 Object::EndpointSlice(o) => {
                     let service =
                         NamespacedName::new(o.meta.name.namespace.clone(), o.service.clone());
-                    kinds
-                        .slices
-                        .entry(service)
-                        .or_default()
-                        .push(Arc::new(o.clone()));
+                    kinds.slices.entry(service).or_default().push(o);
                 }
                 Object::Namespace(_) => {}
                 Object::VirtualService(o) => kinds.virtual_services.push(Arc::new(o.clone())),
@@ -173,7 +187,7 @@ impl Kinds {
                 Object::PeerAuthentication(o) => {
                     kinds.peer_authentication.push(Arc::new(o.clone()))
                 }
-                Object::ServiceEntry(o) => kinds.entries.push(o.clone()),
+                Object::ServiceEntry(o) => kinds.entries.push(o),
                 Object::Gateway(o) => kinds.gateways.push(Arc::new(o.clone())),
             }
         }
@@ -184,14 +198,14 @@ impl Kinds {
         kinds
     }
 
-    fn slices(&self, service: &NamespacedName) -> &[Arc<EndpointSlice>] {
+    fn slices(&self, service: &NamespacedName) -> &[&'a EndpointSlice] {
         self.slices.get(service).map_or(&[], Vec::as_slice)
     }
 }
 
 /// Kubernetes Services first, so that no ServiceEntry takes over a cluster's own host.
 fn registry(
-    kinds: &Kinds,
+    kinds: &Kinds<'_>,
     workloads: &Workloads,
     modes: &PeerAuthentications,
     settings: &MeshSettings,
@@ -210,7 +224,11 @@ fn registry(
         let (services, left_out) =
             service_entries::services(entry, &settings.trust_domain, workloads, modes);
         all.extend(services);
-        let key = Object::ServiceEntry(entry.clone()).key();
+        let key = ObjectKey {
+            kind: tasuki_resources::Kind::ServiceEntry,
+            namespace: entry.meta.name.namespace.clone(),
+            name: entry.meta.name.name.clone(),
+        };
         for (field, reason) in left_out {
             report.add(Severity::Error, &key, field, reason);
         }
@@ -224,7 +242,7 @@ fn registry(
 
 fn kubernetes_service(
     service: &tasuki_resources::Service,
-    slices: &[Arc<EndpointSlice>],
+    slices: &[&EndpointSlice],
     workloads: &Workloads,
     modes: &PeerAuthentications,
 ) -> Option<Service> {
@@ -262,7 +280,7 @@ fn kubernetes_service(
 /// What services say of the ports of the pods behind them, ready or not. The first service by name
 /// that says anything is believed.
 fn declared_ports(
-    kinds: &Kinds,
+    kinds: &Kinds<'_>,
     workloads: &Workloads,
 ) -> HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>> {
     let mut all: HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>> = HashMap::new();

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use tasuki_resources::core::service::{ServiceKind, ServicePort, TargetPort, Transport};
 use tasuki_resources::peer_authentication::MtlsMode;
@@ -17,7 +16,7 @@ use super::workloads::{State, TLS_MODE, Workload, Workloads};
 /// Backends of every TCP port of `service`.
 pub fn backends(
     service: &Service,
-    slices: &[Arc<EndpointSlice>],
+    slices: &[&EndpointSlice],
     workloads: &Workloads,
     modes: &PeerAuthentications,
 ) -> BTreeMap<u16, Vec<Backend>> {
@@ -72,7 +71,7 @@ fn from_pods(
 fn from_slices(
     service: &Service,
     port: &ServicePort,
-    slices: &[Arc<EndpointSlice>],
+    slices: &[&EndpointSlice],
     workloads: &Workloads,
     modes: &PeerAuthentications,
 ) -> Vec<Backend> {

@@ -244,6 +244,25 @@ fn a_departed_pod_answers_for_its_own_sidecar_for_a_while() {
 }
 
 #[test]
+fn what_has_not_changed_is_not_made_again() {
+    let mut folder = crate::source::folder::Folder::default();
+    folder.put("shop.yaml", Ok(SHOP.to_owned()));
+    let settings = good_mesh(&[SHOP]).settings.clone();
+    let before = Mesh::build(&folder.objects(), settings);
+    let more = SHOP
+        .replace("cart-v1", "cart-v3")
+        .replace("10.1.0.1", "10.1.0.9");
+    folder.put("other.yaml", Ok(more));
+    let after = before.successor(&folder.objects(), Instant::now());
+    let id = NamespacedName::new("shop", "cart-v1");
+    let (one, other) = (before.workloads.get(&id), after.workloads.get(&id));
+    assert!(Arc::ptr_eq(one.unwrap(), other.unwrap()));
+    folder.put("shop.yaml", Ok(SHOP.replace("version: v1", "version: v7")));
+    let edited = after.successor(&folder.objects(), Instant::now());
+    assert_eq!(edited.workloads.get(&id).unwrap().labels["version"], "v7");
+}
+
+#[test]
 fn a_pod_that_returns_is_itself_again() {
     let id = NamespacedName::new("shop", "cart-v1");
     let now = Instant::now();

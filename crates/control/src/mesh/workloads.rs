@@ -58,11 +58,10 @@ pub struct Workloads {
 
 impl Workloads {
     /// The first pod that claims an address keeps it, except that a live pod takes it from a draining one.
-    pub fn new(workloads: impl IntoIterator<Item = Workload>) -> Self {
+    pub fn new(workloads: impl IntoIterator<Item = Arc<Workload>>) -> Self {
         let mut all = Self::default();
         let sorted: BTreeMap<_, _> = workloads.into_iter().map(|w| (w.id.clone(), w)).collect();
         for workload in sorted.into_values() {
-            let workload = Arc::new(workload);
             for (name, value) in &workload.labels {
                 let key = (workload.id.namespace.clone(), name.clone(), value.clone());
                 all.by_label.entry(key).or_default().push(workload.clone());
