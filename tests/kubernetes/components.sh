@@ -38,6 +38,7 @@ launch_controller_manager() {
         --leader-elect=false --profiling=false --bind-address=127.0.0.1 \
         --use-service-account-credentials --service-account-private-key-file=$keys/tokens.key \
         --root-ca-file=$keys/ca.crt --cluster-signing-cert-file=$keys/ca.crt --cluster-signing-key-file=$keys/ca.key \
+        --flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins \
         --allocate-node-cidrs --cluster-cidr="$PODS" --service-cluster-ip-range="$SERVICES"
 }
 
