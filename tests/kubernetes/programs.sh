@@ -5,7 +5,7 @@
 KUBERNETES=$(awk '$1 == "k8s.io/kubernetes" {print substr($2, 2); exit}' "$here/go.mod")
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/tasuki/kubernetes-$KUBERNETES"
 
-# name=package of everything that is built; the packages with a leading dot are ours.
+# name=package of everything that is built; those with a leading dot are ours.
 PROGRAMS=(
     etcd=go.etcd.io/etcd/server/v3
     etcdctl=go.etcd.io/etcd/etcdctl/v3
@@ -50,10 +50,10 @@ go_toolchain() {
 }
 
 # What a program was built from. Kubernetes' own are not built again when only ours change.
-stamp() { # name package
+stamp() { # package flags
     local sources=("$here/go.mod" "$here/go.sum")
-    [[ $2 == ./* ]] && sources+=("$here/$2/main.go")
-    cat "${sources[@]}" | sha256sum
+    [[ $1 == ./* ]] && sources+=("$here/$1/main.go")
+    { echo "$2" && cat "${sources[@]}"; } | sha256sum
 }
 
 build_programs() {
@@ -64,7 +64,7 @@ build_programs() {
     local flags="-s -w -X $version.gitVersion=v$KUBERNETES -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}"
     for entry in "${PROGRAMS[@]}"; do
         name=${entry%%=*} package=${entry#*=}
-        current=$(stamp "$name" "$package")
+        current=$(stamp "$package" "$flags")
         [ "$(cat "$cache/$name.stamp" 2>/dev/null)" = "$current" ] && [ -x "$cache/$name" ] && continue
         [ -n "${checked:-}" ] || { go_toolchain; checked=yes; }
         started=$SECONDS

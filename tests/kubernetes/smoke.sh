@@ -25,6 +25,8 @@ smoke() {
         [ "$answer" != "$pod" ] || break
     done
     [ "$answer" = "$pod" ] || die "$pod never reached itself by the service address $service"
+    ! in_smoke exec "$pod" --container=web -- /smoke get http://192.0.2.1/ >>"$logs/smoke.log" 2>&1 ||
+        die "$pod reached an address outside the cluster"
     audience=$(in_smoke exec "$pod" --container=web -- /smoke audience /var/run/secrets/tasuki/token)
     [ "$audience" = tasuki-ca ] || die "the token is for '$audience', not for tasuki-ca"
 
