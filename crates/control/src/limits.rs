@@ -1,6 +1,6 @@
 //! How much strangers, and friends gone mad, may have open at a time.
 //!
-//! | what | in all | of one peer address | beyond it |
+//! | what | in all | of one peer address, while nothing shows whose it is | beyond it |
 //! |---|---|---|---|
 //! | connections of a port | [`CONNECTIONS`] | [`PEER_CONNECTIONS`] | closed at once |
 //! | time until a connection has proven itself | [`crate::auth::incoming`] | | closed |
@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{IntCounterVec, Opts, Registry};
 use tonic::Status;
@@ -106,7 +106,7 @@ impl Places {
     /// Which bound leaves no place.
     pub fn take(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Place, Full> {
         let peer = peer.map(network);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.lock();
         if taken.all >= self.bound.all {
             return Err(Full::All);
         }
@@ -124,21 +124,38 @@ impl Places {
             peer,
         })
     }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Whoever holds it has shown who it is: it no longer counts against its address, which may be that of a load balancer, of a
+    /// node, or one of a subnet of thousands of pods.
+    pub fn known(&mut self) {
+        if let Some(peer) = self.peer.take() {
+            self.places.lock().leave(peer);
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self
-            .places
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.places.lock();
         taken.all -= 1;
-        let Some(peer) = self.peer else { return };
-        if let Some(of_peer) = taken.peers.get_mut(&peer) {
+        if let Some(peer) = self.peer {
+            taken.leave(peer);
+        }
+    }
+}
+
+impl Taken {
+    fn leave(&mut self, peer: IpAddr) {
+        if let Some(of_peer) = self.peers.get_mut(&peer) {
             *of_peer -= 1;
             if *of_peer == 0 {
-                taken.peers.remove(&peer);
+                self.peers.remove(&peer);
             }
         }
     }
@@ -159,6 +176,7 @@ fn network(address: IpAddr) -> IpAddr {
 #[derive(Debug, Default)]
 pub struct Standing {
     proven: AtomicBool,
+    known: AtomicBool,
     streams: AtomicUsize,
 }
 
@@ -170,6 +188,15 @@ impl Standing {
 
     pub fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
+    }
+
+    /// One of its calls came with a credential that is good.
+    pub fn know(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
     }
 }
 
@@ -185,7 +212,7 @@ pub struct StreamLimits {
 #[derive(Debug)]
 pub struct StreamPlace {
     standing: Arc<Standing>,
-    _all: Place,
+    all: Place,
     stranger: Option<Place>,
 }
 
@@ -229,7 +256,7 @@ impl StreamLimits {
         // Made now, so that its drop takes back what was just added.
         let place = StreamPlace {
             standing: standing.clone(),
-            _all: all,
+            all,
             stranger: None,
         };
         if before >= CONNECTION_STREAMS {
@@ -239,6 +266,12 @@ impl StreamLimits {
             ));
         }
         Ok(place)
+    }
+
+    /// It is known whose stream it is.
+    pub fn known(&self, place: &mut StreamPlace) {
+        place.all.known();
+        place.standing.know();
     }
 
     /// Nobody said whose stream it is.
@@ -309,6 +342,24 @@ mod tests {
         held.clear();
         assert!(places.take(peer("10.0.0.2")).is_ok());
         assert!(places.taken.lock().unwrap().peers.is_empty());
+    }
+
+    #[test]
+    fn who_is_known_does_not_count_against_its_address() {
+        let places = Places::new(Bound {
+            all: 3,
+            each_peer: 1,
+        });
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let mut place = places.take(peer("10.0.0.1")).unwrap();
+            place.known();
+            held.push(place);
+        }
+        assert_eq!(places.take(peer("10.0.0.1")).unwrap_err(), Full::All);
+        held.clear();
+        assert_eq!(places.lock().all, 0);
+        assert!(places.lock().peers.is_empty());
     }
 
     #[test]

@@ -140,17 +140,25 @@ fn object(path: &str, node: &Node) -> Option<Document> {
         Reading::Read(known) => Some(read(path, node, known)),
         Reading::Skip => None,
         Reading::NotHonoured => Some(refused(path, node, kind, "kind", NOT_HONOURED, "")),
-        Reading::UnknownKind => Some(refused(
-            path,
-            node,
-            kind,
-            "kind",
-            "no such kind in this API group",
-            "",
-        )),
-        Reading::UnknownVersion(versions) => {
+        Reading::UnknownKind => {
+            let reason = "no such kind in this API group";
+            // A slip in the kind: whatever it was before is kept.
+            let unreadable = true;
+            Some(Document {
+                unreadable,
+                ..refused(path, node, kind, "kind", reason, "")
+            })
+        }
+        Reading::UnknownVersion(known, versions) => {
             let reason = format!("no version {api_version:?} of this kind");
-            Some(refused(path, node, kind, "apiVersion", &reason, versions))
+            // A slip in the version: it is known whose earlier version is kept.
+            let identity = identity(path, node, known).ok();
+            Some(Document {
+                unreadable: identity.is_none(),
+                stand_in: identity.as_ref().and_then(|key| stand_in(node, key)),
+                identity,
+                ..refused(path, node, kind, "apiVersion", &reason, versions)
+            })
         }
     }
 }

@@ -60,8 +60,9 @@ impl AdsService {
         let peer = connection.remote.map(|remote| remote.ip());
         let mut place = self.limits.open(&connection.standing, peer)?;
         let identity = self.authenticator.authenticate(&presented).await?;
-        if identity.is_none() {
-            self.limits.stranger(&mut place, peer)?;
+        match &identity {
+            Some(_) => self.limits.known(&mut place),
+            None => self.limits.stranger(&mut place, peer)?,
         }
         // One outstanding response per type is all that a session sends, so this is never full for long.
         let (responses, receiver) = tokio::sync::mpsc::channel(8);

@@ -52,7 +52,7 @@ impl Gate {
         let place = take(&self.places, remote, &self.refused, "connections")?;
         Some(Admitted {
             remote,
-            _place: place,
+            place,
             deadline: Box::pin(sleep(PROOF)),
             refused: self.refused.clone(),
         })
@@ -78,7 +78,7 @@ fn take(
 /// What goes with an accepted connection from its first moment.
 struct Admitted {
     remote: SocketAddr,
-    _place: Place,
+    place: Place,
     deadline: Pin<Box<Sleep>>,
     refused: Refused,
 }
@@ -89,6 +89,7 @@ pub struct Connection<S> {
     facts: ConnectionFacts,
     admitted: Admitted,
     proven: bool,
+    known: bool,
 }
 
 impl<S> Connection<S> {
@@ -104,11 +105,16 @@ impl<S> Connection<S> {
             facts,
             admitted,
             proven: false,
+            known: false,
         }
     }
 
     /// An error when it has proven nothing in time.
     fn poll_proof(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.known && self.facts.standing.is_known() {
+            self.known = true;
+            self.admitted.place.known();
+        }
         if self.proven {
             return Ok(());
         }

@@ -80,6 +80,7 @@ impl CertificateService {
         let id = self.authenticator.authenticate(presented).await?;
         let id = id.ok_or_else(|| Status::unauthenticated("a certificate needs a token"))?;
         presented.connection.standing.prove();
+        presented.connection.standing.know();
         self.check_pod(&id, request)?;
         self.check_limit(&id)?;
         let asked = validity(request.validity_duration)?;

@@ -70,7 +70,7 @@ fn selector(spec: &Fields<'_>, scratch: &Report<'_>) -> BTreeMap<String, String>
     selector
 }
 
-/// A field that nobody knows may be a misspelt `action`.
+/// Where there is no `action`, a field that nobody knows may be a misspelt one.
 fn action(spec: Fields<'_>, scratch: &Report<'_>) -> Said {
     for known in ["selector", "rules", "provider"] {
         spec.get(known);
@@ -79,7 +79,7 @@ fn action(spec: Fields<'_>, scratch: &Report<'_>) -> Said {
     let before = scratch.errors();
     spec.finish();
     match action {
-        _ if scratch.errors() > before => Said::Unclear,
+        None if scratch.errors() > before => Said::Unclear,
         None | Some(Some("ALLOW")) => Said::Allow,
         Some(Some("AUDIT")) => Said::Audit,
         Some(_) => Said::Unclear,
@@ -134,6 +134,10 @@ mod tests {
             nothing("")
         );
         assert_eq!(shape("{provider: {name: x}}"), nothing(""));
+        assert_eq!(
+            shape("{action: ALLOW, selectr: {}, rules: [{}]}"),
+            nothing("")
+        );
         let unlabelled = stand_in(", labels: 5", "").unwrap();
         assert_eq!(
             (unlabelled.action, unlabelled.rules),
@@ -163,6 +167,10 @@ mod tests {
     #[test]
     fn what_could_not_deny_anything_is_left_out() {
         assert_eq!(stand_in("", "{action: AUDIT, rules: 5}"), None);
+        assert_eq!(
+            stand_in("", "{action: AUDIT, selectr: {}, rules: [{}]}"),
+            None
+        );
         assert_eq!(
             stand_in("", "{targetRefs: [{kind: Gateway, name: x}], rules: [{}]}"),
             None

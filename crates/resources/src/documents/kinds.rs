@@ -11,7 +11,7 @@ pub enum Reading {
     /// The API group is a mesh API, which has no such kind.
     UnknownKind,
     /// The kind exists, in these versions.
-    UnknownVersion(&'static str),
+    UnknownVersion(Kind, &'static str),
     /// Not for the mesh.
     Skip,
 }
@@ -26,7 +26,9 @@ pub fn reading(api_version: &str, kind: &str) -> Reading {
         "" => core(version, kind),
         "discovery.k8s.io" => match (kind, version) {
             ("EndpointSlice", "v1") => Reading::Read(Kind::EndpointSlice),
-            ("EndpointSlice", _) => Reading::UnknownVersion("discovery.k8s.io/v1"),
+            ("EndpointSlice", _) => {
+                Reading::UnknownVersion(Kind::EndpointSlice, "discovery.k8s.io/v1")
+            }
             _ => Reading::Skip,
         },
         "networking.istio.io" => {
@@ -77,6 +79,6 @@ fn versioned(kind: Kind, version: &str, versions: &[&str], written: &'static str
     if versions.contains(&version) {
         Reading::Read(kind)
     } else {
-        Reading::UnknownVersion(written)
+        Reading::UnknownVersion(kind, written)
     }
 }
