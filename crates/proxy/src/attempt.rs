@@ -63,13 +63,13 @@ impl Attempts<'_> {
         let original = Original::new(head, body, self.plan.retries() > 0);
         let under_way = UnderWay::default();
         let mut timer = self.timeouts.start(upload.clone());
-        // Whether the client had sent everything when the time was up; giving the attempt up ends its body.
+        // Whether the endpoint was waited for when the time was up; giving the attempt up ends its body.
         let mut waited = false;
         let response = {
             let mut attempts = pin!(self.attempts(original, upload.as_ref(), record, &under_way));
             poll_fn(|cx| match (attempts.as_mut().poll(cx), &mut timer) {
                 (Poll::Pending, Some(timer)) => timer.poll(cx).map(|()| {
-                    waited = upload.as_ref().is_none_or(|upload| upload.has_ended());
+                    waited = upload.as_ref().is_none_or(|upload| !upload.is_awaited());
                     Err(Error::RouteTimeout)
                 }),
                 (result, _) => result,

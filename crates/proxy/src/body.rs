@@ -192,7 +192,14 @@ impl Body {
             ready!(gate.poll(cx));
             self.gate = None;
         }
-        let mut frame = match ready!(self.kind.poll(cx, self.side)) {
+        let polled = self.kind.poll(cx, self.side);
+        if let Some(upload) = &self.upload {
+            match polled {
+                Poll::Pending => upload.waits(),
+                Poll::Ready(_) => upload.resume(),
+            }
+        }
+        let mut frame = match ready!(polled) {
             None => {
                 self.finish();
                 return Poll::Ready(None);

@@ -1,13 +1,13 @@
 //! How long a request may take: the route's timeout, and `grpc-timeout` as far as the route believes it.
 //!
-//! The route's timeout and the timeout of one try start when the client has sent everything (Envoy's `RouteAction.timeout`
-//! "spans between the point at which the entire downstream request has been processed and when the upstream response has been
-//! completely processed"), so neither a slow upload nor a stream of messages is cut by them. A client's own deadline counts from
-//! the request's arrival (gRFC A31).
+//! The route's timeout and the timeout of one try count from the moment at which the client was last waited for. So they start
+//! when the client has sent everything, as Envoy's `RouteAction.timeout` does, and neither a slow upload nor a stream of messages is
+//! cut by them; but time that goes by with connecting, queueing or an upstream that does not read counts, whatever
+//! of the request is still unread. A client's own deadline counts from the request's arrival (gRFC A31).
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -71,52 +71,74 @@ fn believed(max: Option<Duration>, asked: Option<Duration>) -> Option<Duration> 
     }
 }
 
-/// Goes off at a deadline that may be known only later. Boxed, because it lives on with the response, and only there where a
-/// timeout is configured.
+/// Goes off at a deadline that may move. Boxed, because it lives on with the response, and only there where a timeout is
+/// configured.
 #[derive(Debug, Default)]
 pub struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-    /// Starts when this body has ended.
-    waiting: Option<(Rc<Upload>, Duration)>,
+    /// Does not move.
+    deadline: Option<Pin<Box<Sleep>>>,
+    span: Option<Span>,
+}
+
+/// A timeout that stands still while the client is waited for.
+#[derive(Debug)]
+struct Span {
+    timeout: Duration,
+    sleep: Pin<Box<Sleep>>,
+    upload: Option<Rc<Upload>>,
 }
 
 impl Timer {
-    /// Goes off `timeout` after the end of `upload`, which may have come already.
+    /// Goes off after `timeout`, in which `upload` was not waited for.
     pub fn after(upload: Option<Rc<Upload>>, timeout: Duration) -> Self {
-        let mut timer = Self::default();
-        match upload.filter(|upload| !upload.has_ended()) {
-            Some(upload) => timer.waiting = Some((upload, timeout)),
-            None => timer.within(timeout),
+        if let Some(upload) = &upload {
+            upload.time();
         }
-        timer
+        // Beyond the clock's range it never goes off.
+        let deadline = Instant::now().checked_add(timeout);
+        Self {
+            deadline: None,
+            span: deadline.map(|deadline| Span {
+                timeout,
+                sleep: Box::pin(tokio::time::sleep_until(deadline)),
+                upload,
+            }),
+        }
     }
 
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some((upload, timeout)) = &self.waiting
-            && upload.poll_ended(cx).is_ready()
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
         {
-            let timeout = *timeout;
-            self.waiting = None;
-            self.within(timeout);
+            return Poll::Ready(());
         }
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().poll(cx),
+        match &mut self.span {
+            Some(span) => span.poll(cx),
             None => Poll::Pending,
         }
     }
 
-    fn within(&mut self, timeout: Duration) {
-        // Beyond the clock's range it never goes off.
-        if let Some(deadline) = Instant::now().checked_add(timeout) {
-            self.no_later_than(deadline);
-        }
-    }
-
     fn no_later_than(&mut self, deadline: Instant) {
-        match &mut self.sleep {
-            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
-            Some(sleep) if sleep.deadline() > deadline => sleep.as_mut().reset(deadline),
-            Some(_) => {}
+        self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
+    }
+}
+
+impl Span {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            let Some(upload) = &self.upload else {
+                return Poll::Ready(());
+            };
+            ready!(upload.poll_resumed(cx));
+            // It has been running since then, if that was not before it was set.
+            let due = upload
+                .resumed()
+                .and_then(|resumed| resumed.checked_add(self.timeout));
+            match due {
+                Some(due) if due > self.sleep.deadline() => self.sleep.as_mut().reset(due),
+                _ => return Poll::Ready(()),
+            }
         }
     }
 }
@@ -126,7 +148,6 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
-    use crate::body::Body;
 
     const S: Duration = Duration::from_secs(1);
 
@@ -151,13 +172,14 @@ mod tests {
         Timeouts { deadline, route }
     }
 
-    /// Ends its body after `after`.
+    /// A client that is waited for and has sent everything after `after`.
     fn upload(after: Duration) -> Rc<Upload> {
-        let mut body = Body::full("x");
-        let upload = body.upload();
+        let upload = Rc::<Upload>::default();
+        upload.waits();
+        let sent = upload.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(after).await;
-            drop(body);
+            sent.end();
         });
         upload
     }
@@ -170,6 +192,26 @@ mod tests {
             let sending = Some(upload(20 * S));
             assert_eq!(elapsed(route.start(sending).unwrap()).await, 25 * S);
             assert!(Timeouts::NONE.start(None).is_none());
+        };
+        tokio::task::LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_counts_in_which_nobody_reads_what_the_client_has_sent() {
+        let test = async {
+            let unread = Rc::<Upload>::default();
+            let route = timeouts(Some(5 * S), None);
+            assert_eq!(elapsed(route.start(Some(unread)).unwrap()).await, 5 * S);
+            // Waited for from the third second to the ninth, and not read on then.
+            let stalled = Rc::<Upload>::default();
+            let client = stalled.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(3 * S).await;
+                client.waits();
+                tokio::time::sleep(6 * S).await;
+                client.resume();
+            });
+            assert_eq!(elapsed(route.start(Some(stalled)).unwrap()).await, 14 * S);
         };
         tokio::task::LocalSet::new().run_until(test).await;
     }

@@ -233,6 +233,11 @@ impl Manager {
             ResourceType::Listener => {
                 let name = ListenerName::exact(name);
                 self.waiters.answer(&name, &Lookup::Disconnected);
+                if self.departed.remove(&name) {
+                    // It is back, but not as it could be used: whoever asks from now on is told the same.
+                    self.deps.remove_root(name.as_str());
+                    self.state.negative().remove(&name);
+                }
             }
             _ => self.deps.declare_absent(ty, name),
         }
