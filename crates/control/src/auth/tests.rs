@@ -1,3 +1,5 @@
+//! Who is asking: tokens, certificates, and neither.
+
 use std::time::Duration;
 
 use tempfile::TempDir;

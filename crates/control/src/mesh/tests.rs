@@ -1,3 +1,5 @@
+//! The joins of a mesh: what documents become together.
+
 use std::sync::Arc;
 
 use tasuki_resources::NamespacedName;

@@ -1,3 +1,5 @@
+//! The authority on disk: what it signs, refuses and keeps over restarts.
+
 use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;

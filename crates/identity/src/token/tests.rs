@@ -1,3 +1,5 @@
+//! Join tokens: what is accepted, and what is refused.
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tempfile::TempDir;

@@ -1,3 +1,5 @@
+//! Policies against requests and connections.
+
 use http::Request;
 use tasuki_xds::model::matching::{HeaderMatch, Pattern, StringMatch, ValueMatch};
 use tasuki_xds::model::rbac::{Cidr, Permission, Policy, Principal, RbacAction};

@@ -1,3 +1,5 @@
+//! Which endpoint: weights, priorities, panic.
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;

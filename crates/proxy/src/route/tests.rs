@@ -1,3 +1,5 @@
+//! Which route a request takes, and what it changes.
+
 use http::{Request, Version};
 use tasuki_xds::model::RouteConfiguration;
 use tasuki_xds::model::matching::{HeaderMatch, Pattern, QueryMatch, StringMatch, ValueMatch};

@@ -1,3 +1,5 @@
+//! The admin server over a real socket: methods, Host, unknown paths.
+
 use http::header::HOST;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

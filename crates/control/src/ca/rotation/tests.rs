@@ -1,3 +1,5 @@
+//! Rotation of the root, stage by stage.
+
 use std::sync::{Arc, Mutex};
 
 use tasuki_identity::ca::rotation::{progress, request, requested};

@@ -1,3 +1,5 @@
+//! Listeners and routes of gateways.
+
 use tasuki_xds::model::listener::{Filter, RouteSource};
 
 use super::*;

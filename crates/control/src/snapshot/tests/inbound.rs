@@ -1,3 +1,5 @@
+//! The listener of a workload's own ports: modes, chains, policies.
+
 use tasuki_xds::model::listener::{Filter, FilterChain, RouteSource, Transport};
 use tasuki_xds::model::rbac::{Permission, Principal, Rbac, RbacAction};
 

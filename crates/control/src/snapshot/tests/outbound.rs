@@ -1,3 +1,5 @@
+//! Listeners that sidecars ask for.
+
 use tasuki_xds::model::ResourceType;
 use tasuki_xds::model::listener::{DeclaredProtocol, Filter, Listener, RouteSource};
 

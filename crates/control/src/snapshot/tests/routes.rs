@@ -1,3 +1,5 @@
+//! VirtualServices as routes.
+
 use std::time::Duration;
 
 use tasuki_xds::model::matching::{Pattern, ValueMatch};

@@ -1,3 +1,5 @@
+//! What a folder declares while its files change, break and go.
+
 use super::*;
 
 fn service(name: &str, port: u16) -> String {

@@ -1,3 +1,5 @@
+//! Paths in the form that policies match, and those that are refused.
+
 use proptest::prelude::*;
 
 use super::*;
