@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod debug;
 pub mod limits;
 pub mod mesh;
+pub mod platform;
 pub mod serve;
 pub mod settings;
 pub mod snapshot;

@@ -16,8 +16,8 @@ use tonic::transport::Server;
 use tracing::{error, info, warn};
 
 use crate::ads::{AdsService, Authenticator, Catalog, Clients};
+use crate::auth::incoming;
 use crate::auth::incoming::Gate;
-use crate::auth::{StateDirAuthenticator, incoming};
 use crate::ca::rotation::Driver;
 use crate::ca::server_tls::ServerTls;
 use crate::ca::{Authority, CertificateService};
@@ -25,9 +25,9 @@ use crate::catalog::Published;
 use crate::debug::{self, Metrics};
 use crate::limits::{self, Bound, Refused, StreamLimits};
 use crate::mesh::{Mesh, MeshSettings};
+use crate::platform::{self, Platform};
 use crate::settings::Settings;
 use crate::source::Objects;
-use crate::source::files::Files;
 use crate::source::folder::is_loud;
 
 /// Streams that are open at the end get this long; they would otherwise stay for ever.
@@ -53,23 +53,29 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let trust_domain = TrustDomain::new(&settings.trust_domain).context("--trust-domain")?;
     let registry = metrics::registry("control", env!("CARGO_PKG_VERSION"))?;
-    let authority = Authority::open(&settings.state_dir, &trust_domain, settings.certificate_ttl)
-        .with_context(|| format!("--state-dir {}", settings.state_dir.display()))?;
     let mesh_settings = MeshSettings {
         trust_domain: trust_domain.clone(),
-        root_namespace: settings.root_namespace.clone(),
+        root_namespace: settings.root_namespace().to_owned(),
         outbound_traffic_policy: settings.outbound_traffic_policy,
     };
-    let files = Files::open_with(&settings.config_dir, &settings.state_dir)
-        .with_context(|| format!("--config-dir {}", settings.config_dir.display()))?;
-    let mesh = Mesh::build(&files.objects(), mesh_settings);
+    let platform = if settings.kubernetes {
+        platform::kubernetes::open(&settings, &trust_domain).await?
+    } else {
+        platform::embedded::open(&settings, &trust_domain)?
+    };
+    let Platform {
+        objects,
+        authority,
+        authenticator,
+    } = platform;
+    let mesh = Mesh::build(&objects.borrow(), mesh_settings);
     let mut complaints = Complaints::default();
     complaints.about(&mesh);
     let published = Arc::new(Published::new(mesh, authority.clone()));
     let resource_metrics = Metrics::new(&registry)?;
     resource_metrics.describe(&published.mesh(), published.generation());
     tokio::spawn(follow(
-        files.follow(),
+        objects,
         published.clone(),
         resource_metrics,
         complaints,
@@ -77,7 +83,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::spawn(follow_trust(authority.clone(), published.clone()));
 
     let servers =
-        Servers::bind(&settings, &authority, &published, &registry, &trust_domain).await?;
+        Servers::bind(&settings, &authority, authenticator, &published, &registry).await?;
     let name = servers.run(termination.wait()).await;
     info!(signal = name, "ended");
     Ok(())
@@ -189,15 +195,11 @@ impl Servers {
     async fn bind(
         settings: &Settings,
         authority: &Authority,
+        authenticator: Arc<dyn Authenticator>,
         published: &Arc<Published>,
         registry: &prometheus::Registry,
-        trust_domain: &TrustDomain,
     ) -> anyhow::Result<Self> {
         let catalog: Arc<dyn Catalog> = published.clone();
-        let authenticator: Arc<dyn Authenticator> = Arc::new(StateDirAuthenticator::new(
-            &settings.state_dir,
-            trust_domain.clone(),
-        )?);
         let clients = Arc::new(Clients::new());
         let lacking = clients.clone();
         tokio::spawn(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use tasuki_kubernetes::names;
 use tasuki_runtime::parse_duration;
 
 /// Tasuki's control plane: reads a folder of resources and serves them to proxies as xDS, with certificates.
@@ -12,12 +13,36 @@ use tasuki_runtime::parse_duration;
 #[command(name = "tasuki-control", version, max_term_width = 110)]
 pub struct Settings {
     /// Folder of Kubernetes-style YAML and JSON documents; a change is live within a second.
-    #[arg(long, env = "TASUKI_CONFIG_DIR", value_name = "DIR")]
-    pub config_dir: PathBuf,
+    #[arg(
+        long,
+        env = "TASUKI_CONFIG_DIR",
+        value_name = "DIR",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub config_dir: Option<PathBuf>,
 
-    /// Folder for what must outlive a restart: the certificate authority under `ca/`.
-    #[arg(long, env = "TASUKI_STATE_DIR", value_name = "DIR")]
-    pub state_dir: PathBuf,
+    /// Read the resources from a Kubernetes API server instead of a folder, and keep the certificate authority there.
+    #[arg(long, env = "TASUKI_KUBERNETES")]
+    pub kubernetes: bool,
+
+    /// How to reach the API server. Without it: as the pod's service account, or as `kubectl` would.
+    #[arg(
+        long,
+        env = "TASUKI_KUBECONFIG",
+        value_name = "FILE",
+        requires = "kubernetes"
+    )]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Folder for what must outlive a restart: the certificate authority under `ca/`. Kubernetes keeps that in a Secret.
+    #[arg(
+        long,
+        env = "TASUKI_STATE_DIR",
+        value_name = "DIR",
+        required_unless_present = "kubernetes"
+    )]
+    pub state_dir: Option<PathBuf>,
 
     /// Trust domain of all SPIFFE ids.
     #[arg(
@@ -28,14 +53,9 @@ pub struct Settings {
     )]
     pub trust_domain: String,
 
-    /// Namespace whose policies and destination rules apply to the whole mesh.
-    #[arg(
-        long,
-        env = "TASUKI_ROOT_NAMESPACE",
-        value_name = "NAMESPACE",
-        default_value = "istio-system"
-    )]
-    pub root_namespace: String,
+    /// Namespace whose policies and destination rules apply to the whole mesh. [default: istio-system; with --kubernetes tasuki-system]
+    #[arg(long, env = "TASUKI_ROOT_NAMESPACE", value_name = "NAMESPACE")]
+    pub root_namespace: Option<String>,
 
     /// Where xDS and the certificate service are served in plaintext. Loopback only unless allowed.
     #[arg(
@@ -77,6 +97,15 @@ pub struct Settings {
     )]
     pub admin: SocketAddr,
 
+    /// Where the webhooks for injection and validation are served over TLS. Kubernetes only.
+    #[arg(
+        long,
+        env = "TASUKI_WEBHOOK",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:15017"
+    )]
+    pub webhook: SocketAddr,
+
     /// How long a workload certificate is valid; proxies renew at half of it.
     #[arg(long, env = "TASUKI_CERTIFICATE_TTL", value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_ttl: Duration,
@@ -111,13 +140,20 @@ impl Settings {
         if self.certificate_ttl < Duration::from_secs(1) {
             return Err("--certificate-ttl must be at least 1s".to_owned());
         }
-        if !self.config_dir.is_dir() {
-            return Err(format!(
-                "--config-dir {}: not a folder",
-                self.config_dir.display()
-            ));
+        if let Some(dir) = self.config_dir.as_ref().filter(|dir| !dir.is_dir()) {
+            return Err(format!("--config-dir {}: not a folder", dir.display()));
         }
         Ok(())
+    }
+
+    /// The namespace of `--root-namespace`, or where the control plane itself lives in either mode.
+    pub fn root_namespace(&self) -> &str {
+        let default = if self.kubernetes {
+            names::SYSTEM_NAMESPACE
+        } else {
+            "istio-system"
+        };
+        self.root_namespace.as_deref().unwrap_or(default)
     }
 }
 
@@ -150,7 +186,7 @@ mod tests {
     fn defaults_are_the_contract() {
         let settings = parse(&[]);
         assert_eq!(settings.trust_domain, "cluster.local");
-        assert_eq!(settings.root_namespace, "istio-system");
+        assert_eq!(settings.root_namespace(), "istio-system");
         assert_eq!(settings.certificate_ttl, Duration::from_secs(24 * 3600));
         assert_eq!(settings.xds.port(), 15010);
         assert_eq!(settings.xds_tls.port(), 15012);
@@ -160,6 +196,29 @@ mod tests {
             OutboundTrafficPolicy::AllowAny
         );
         assert_eq!(settings.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_folder_or_kubernetes() {
+        let parse = |args: &[&str]| {
+            Settings::try_parse_from([&["tasuki-control"], args].concat()).map_err(|e| e.kind())
+        };
+        let settings = parse(&["--kubernetes"]).unwrap();
+        assert_eq!(settings.root_namespace(), "tasuki-system");
+        assert_eq!(settings.webhook.to_string(), "0.0.0.0:15017");
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--kubernetes", "--config-dir", "/tmp"]).is_err());
+        assert!(
+            parse(&[
+                "--config-dir",
+                "/tmp",
+                "--state-dir",
+                "/tmp",
+                "--kubeconfig",
+                "x"
+            ])
+            .is_err()
+        );
     }
 
     #[test]

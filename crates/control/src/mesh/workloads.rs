@@ -5,18 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tasuki_identity::{SpiffeId, TrustDomain};
+pub use tasuki_kubernetes::names::{PROXY_ANNOTATION, TLS_MODE, TLS_MODE_LABEL};
 use tasuki_resources::core::pod::Phase;
 use tasuki_resources::core::service::Transport;
 use tasuki_resources::labels::selects;
 use tasuki_resources::{NamespacedName, Pod};
 use tasuki_xds::model::endpoint::WorkloadRef;
-
-/// Label by which a workload takes part in mesh TLS (contract section 5).
-pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
-/// Annotation that says the sidecar is ours, not Istio's.
-pub const PROXY_ANNOTATION: &str = "tasuki.dev/proxy";
-/// The value of [`TLS_MODE_LABEL`], and of an endpoint's `tls_mode`.
-pub const TLS_MODE: &str = "istio";
 
 /// One pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

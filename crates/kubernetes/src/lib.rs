@@ -1,0 +1,4 @@
+//! What Tasuki puts into a Kubernetes cluster: the names it goes by there, the sidecar it adds to a Pod, and the manifests
+//! that install it. Pure: values in, values out. Who talks to the API server is the control plane, and `tasuki`.
+
+pub mod names;

@@ -1,0 +1,44 @@
+//! Names that the parts of Tasuki, users and other programs know each other by in a cluster (contract section 12).
+
+/// Where the control plane lives; also the default root namespace.
+pub const SYSTEM_NAMESPACE: &str = "tasuki-system";
+/// The control plane's Deployment, Service, ServiceAccount and Lease.
+pub const CONTROL: &str = "tasuki-control";
+/// Server-side apply's field manager.
+pub const FIELD_MANAGER: &str = "tasuki";
+
+/// The Secret with the certificate authority.
+pub const CA_SECRET: &str = "tasuki-ca";
+/// The ConfigMap with the trusted roots in each namespace: what a sidecar trusts before xDS tells it more.
+pub const ROOTS_CONFIG_MAP: &str = "tasuki-root-ca";
+/// Its key.
+pub const ROOTS_KEY: &str = "root-cert.pem";
+/// The audience of the tokens that sidecars show.
+pub const TOKEN_AUDIENCE: &str = "tasuki-ca";
+/// Where a sidecar finds its token.
+pub const TOKEN_FILE: &str = "/var/run/secrets/tasuki/token";
+/// Where a sidecar finds [`ROOTS_CONFIG_MAP`]'s file.
+pub const ROOTS_FILE: &str = "/var/run/config/tasuki/root-cert.pem";
+
+/// Label of a namespace or a Pod: `enabled` or `disabled`.
+pub const INJECT_LABEL: &str = "tasuki.dev/inject";
+/// Istio's, of a namespace, honoured when told to.
+pub const ISTIO_INJECTION_LABEL: &str = "istio-injection";
+/// Label by which a workload takes part in mesh TLS (contract section 5); its value is [`TLS_MODE`].
+pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+pub const TLS_MODE: &str = "istio";
+/// Annotation that says the sidecar is ours, not Istio's: its version.
+pub const PROXY_ANNOTATION: &str = "tasuki.dev/proxy";
+/// Annotation with the probes and hooks as they were before injection.
+pub const PROBES_ANNOTATION: &str = "tasuki.dev/probes";
+
+/// The sidecar's container.
+pub const PROXY_CONTAINER: &str = "tasuki-proxy";
+/// The init container that redirects traffic.
+pub const REDIRECT_CONTAINER: &str = "tasuki-redirect";
+/// The sidecar's user; no application container may be it.
+pub const PROXY_UID: i64 = 1337;
+/// The sidecar's port for health, probes and hooks.
+pub const HEALTH_PORT: u16 = 15021;
+/// The sidecar's port for Prometheus.
+pub const METRICS_PORT: u16 = 15020;
