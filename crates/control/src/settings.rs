@@ -27,12 +27,7 @@ pub struct Settings {
     pub kubernetes: bool,
 
     /// How to reach the API server. Without it: as the pod's service account, or as `kubectl` would.
-    #[arg(
-        long,
-        env = "TASUKI_KUBECONFIG",
-        value_name = "FILE",
-        requires = "kubernetes"
-    )]
+    #[arg(long, env = "TASUKI_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
     /// Folder for what must outlive a restart: the certificate authority under `ca/`. Kubernetes keeps that in a Secret.
@@ -140,6 +135,9 @@ impl Settings {
         if self.certificate_ttl < Duration::from_secs(1) {
             return Err("--certificate-ttl must be at least 1s".to_owned());
         }
+        if self.kubeconfig.is_some() && !self.kubernetes {
+            return Err("--kubeconfig is for --kubernetes".to_owned());
+        }
         if let Some(dir) = self.config_dir.as_ref().filter(|dir| !dir.is_dir()) {
             return Err(format!("--config-dir {}: not a folder", dir.display()));
         }
@@ -208,17 +206,9 @@ mod tests {
         assert_eq!(settings.webhook.to_string(), "0.0.0.0:15017");
         assert!(parse(&[]).is_err());
         assert!(parse(&["--kubernetes", "--config-dir", "/tmp"]).is_err());
-        assert!(
-            parse(&[
-                "--config-dir",
-                "/tmp",
-                "--state-dir",
-                "/tmp",
-                "--kubeconfig",
-                "x"
-            ])
-            .is_err()
-        );
+        let folder = ["--config-dir", "/tmp", "--state-dir", "/tmp"];
+        let neither = parse(&[&folder[..], &["--kubeconfig", "x"]].concat());
+        assert!(neither.unwrap().check().is_err());
     }
 
     #[test]
