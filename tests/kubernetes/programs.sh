@@ -95,15 +95,15 @@ image() {
 }
 
 # An image as an OCI layout in a tar: one layer with what is below a folder, and the program that runs.
-pack_image() { # name root entrypoint tar
+pack_image() { # name root entrypoint tar [user]
     local layout digest size config manifest
     layout=$(mktemp -d)
     mkdir -p "$layout/blobs/sha256"
     tar --create --file "$layout/layer" --directory "$2" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 .
     digest=$(blob "$layout" layer)
     size=$(stat -c %s "$layout/blobs/sha256/$digest")
-    printf '{"architecture":"%s","os":"linux","config":{"Entrypoint":["%s"],"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
-        "$(architecture)" "$3" "$digest" >"$layout/config"
+    printf '{"architecture":"%s","os":"linux","config":{"User":"%s","Entrypoint":["%s"],"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+        "$(architecture)" "${5:-0}" "$3" "$digest" >"$layout/config"
     config=$(blob "$layout" config)
     printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:%s","size":%s},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:%s","size":%s}]}' \
         "$config" "$(stat -c %s "$layout/blobs/sha256/$config")" "$digest" "$size" >"$layout/manifest"
