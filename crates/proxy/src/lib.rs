@@ -29,6 +29,7 @@ pub mod loop_guard;
 pub mod observe;
 pub mod original_dst;
 pub mod outbound;
+pub mod probe;
 pub mod redirect;
 pub mod request;
 pub mod request_id;

@@ -34,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What stops a process from starting: ports in use, flags that make no sense.
 pub fn run(line: CommandLine) -> anyhow::Result<()> {
     match line.command {
-        Command::Sidecar(args) => serve(Settings::sidecar(args)),
+        Command::Sidecar(args) => serve(Settings::sidecar(args)?),
         Command::Gateway(args) => serve(Settings::gateway(args)),
         Command::Redirect(args) => redirect::run(&args),
     }

@@ -11,6 +11,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::redirect;
 
+mod pod;
+
+pub use self::pod::{ApplicationMetrics, PodArgs, PodSettings};
+
 /// `tasuki-proxy`: the data plane of the Tasuki service mesh.
 #[derive(Debug, Parser)]
 #[command(name = "tasuki-proxy", version, about, long_about = None)]
@@ -39,6 +43,8 @@ pub struct SidecarArgs {
     pub common: CommonArgs,
     #[command(flatten)]
     pub intercepted: InterceptedArgs,
+    #[command(flatten)]
+    pub in_pod: PodArgs,
     /// Explicit outbound listener that leads to HOST:PORT without interception; may be repeated
     #[arg(
         long,
@@ -233,18 +239,23 @@ pub struct Settings {
     pub unknown_when_disconnected: UnknownPolicy,
     pub listen: Vec<Listen>,
     pub inbound_listen: Vec<InboundListen>,
+    pub in_pod: PodSettings,
     pub log: String,
 }
 
 impl Settings {
     /// The settings of a sidecar.
-    pub fn sidecar(args: SidecarArgs) -> Settings {
+    ///
+    /// # Errors
+    /// Flags that need others which are missing.
+    pub fn sidecar(args: SidecarArgs) -> anyhow::Result<Settings> {
         let mut settings = Settings::common(Role::Sidecar { pod: args.pod }, args.common, 2);
         settings.outbound = Some(args.intercepted.outbound);
         settings.inbound = Some(args.intercepted.inbound);
         settings.listen = args.listen;
         settings.inbound_listen = args.inbound_listen;
-        settings
+        settings.in_pod = args.in_pod.check()?;
+        Ok(settings)
     }
 
     /// The settings of a gateway.
@@ -279,6 +290,7 @@ impl Settings {
             unknown_when_disconnected: args.unknown_when_disconnected,
             listen: Vec::new(),
             inbound_listen: Vec::new(),
+            in_pod: PodSettings::default(),
             log: args.log,
         }
     }
@@ -412,7 +424,7 @@ mod tests {
         let Command::Sidecar(args) = line.command else {
             panic!("not a sidecar")
         };
-        let settings = Settings::sidecar(args);
+        let settings = Settings::sidecar(args).unwrap();
         assert_eq!(settings.outbound, Some("127.0.0.1:15001".parse().unwrap()));
         assert_eq!(settings.drain_time, Duration::from_secs(30));
         assert_eq!(settings.unknown_when_disconnected, UnknownPolicy::Refuse);

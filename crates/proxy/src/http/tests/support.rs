@@ -39,7 +39,7 @@ use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::loop_guard::LoopGuard;
 use crate::observe::{AccessLog, Metrics, Recorder};
-use crate::settings::{AccessLogMode, ObjectName, Role, Settings, UnknownPolicy};
+use crate::settings::{AccessLogMode, ObjectName, PodSettings, Role, Settings, UnknownPolicy};
 use crate::state::{ListenerName, Outbound, Snapshot, State};
 use crate::worker::Worker;
 use crate::{connection, upstream};
@@ -514,6 +514,7 @@ fn settings() -> Settings {
         unknown_when_disconnected: UnknownPolicy::Refuse,
         listen: Vec::new(),
         inbound_listen: Vec::new(),
+        in_pod: PodSettings::default(),
         log: String::new(),
     }
 }
