@@ -6,9 +6,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use tasuki_control::mesh::{Mesh, MeshSettings};
-use tasuki_control::settings::OutboundTrafficPolicy;
 use tasuki_control::source::folder::Folder;
 use tasuki_identity::TrustDomain;
+use tasuki_resources::mesh_settings::OutboundTrafficPolicy;
 
 const PODS: usize = 3;
 const ROUNDS: u32 = 40;
@@ -35,11 +35,12 @@ fn main() {
     });
     let mut objects = folder.objects();
     let listed = time(ROUNDS, || objects = folder.objects());
-    let settings = MeshSettings {
-        trust_domain: TrustDomain::new("cluster.local").expect("a trust domain"),
-        root_namespace: "istio-system".to_owned(),
-        outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
-    };
+    let settings = MeshSettings::new(
+        TrustDomain::new("cluster.local").expect("a trust domain"),
+        "istio-system",
+        OutboundTrafficPolicy::AllowAny,
+        Duration::from_secs(3600),
+    );
     let mut mesh = Mesh::build(&objects, settings);
     let now = tokio::time::Instant::now();
     let built = time(ROUNDS, || mesh = mesh.successor(&objects, now));

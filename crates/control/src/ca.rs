@@ -29,7 +29,7 @@ pub struct Authority(Arc<Inner>);
 
 struct Inner {
     state_dir: PathBuf,
-    ttl: Duration,
+    ttl: Mutex<Duration>,
     trust_domain: TrustDomain,
     authority: Mutex<CertificateAuthority>,
     bundle: watch::Sender<TrustBundle>,
@@ -46,7 +46,7 @@ impl Authority {
         let (bundle, _) = watch::channel(bundle_of(&authority));
         Ok(Self(Arc::new(Inner {
             state_dir: state_dir.to_owned(),
-            ttl,
+            ttl: Mutex::new(ttl),
             trust_domain: trust_domain.clone(),
             authority: Mutex::new(authority),
             bundle,
@@ -78,6 +78,15 @@ impl Authority {
         &self.0.state_dir
     }
 
+    /// How long certificates live that are signed from now on.
+    pub fn set_ttl(&self, ttl: Duration) {
+        *self.0.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ttl;
+    }
+
+    fn ttl(&self) -> Duration {
+        *self.0.ttl.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Signs a request of `id`; see [`CertificateAuthority::sign`]. `asked` can only shorten the life.
     pub fn sign(
         &self,
@@ -85,14 +94,15 @@ impl Authority {
         id: &SpiffeId,
         asked: Option<Duration>,
     ) -> Result<Issued, Error> {
-        let ttl = asked.map_or(self.0.ttl, |asked| asked.min(self.0.ttl));
+        let most = self.ttl();
+        let ttl = asked.map_or(most, |asked| asked.min(most));
         self.lock().sign(csr_pem, id, ttl, SystemTime::now())
     }
 
     /// Key and certificate for a client that cannot make its own: Envoy's SDS secret `default`.
     pub fn workload_certificate(&self, id: &SpiffeId) -> Result<WorkloadCertificate, Error> {
         self.lock()
-            .workload_certificate(id, self.0.ttl, SystemTime::now())
+            .workload_certificate(id, self.ttl(), SystemTime::now())
     }
 
     fn server_certificate(
@@ -101,7 +111,7 @@ impl Authority {
         names: &[String],
     ) -> Result<WorkloadCertificate, Error> {
         self.lock()
-            .server_certificate(id, names, self.0.ttl, SystemTime::now())
+            .server_certificate(id, names, self.ttl(), SystemTime::now())
     }
 
     /// One step of a rotation; the bundle is published if it changed.

@@ -52,6 +52,7 @@ struct Issued {
 
 impl Published {
     pub fn new(mesh: Mesh, authority: Authority) -> Self {
+        authority.set_ttl(mesh.settings.certificate_ttl());
         let current = Current::new(Arc::new(mesh), &authority);
         Self {
             current: ArcSwap::from_pointee(current),
@@ -64,6 +65,7 @@ impl Published {
 
     /// Serves another mesh from now on.
     pub fn publish(&self, mesh: Arc<Mesh>) {
+        self.authority.set_ttl(mesh.settings.certificate_ttl());
         self.replace(|_| mesh);
     }
 

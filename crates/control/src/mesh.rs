@@ -12,6 +12,7 @@ pub mod protocol;
 mod references;
 pub mod service_entries;
 pub mod services;
+pub mod settings;
 pub mod virtual_services;
 pub mod workloads;
 
@@ -19,13 +20,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tasuki_identity::TrustDomain;
 use tasuki_resources::core::service::{ServiceKind, Transport};
 use tasuki_resources::{EndpointSlice, Host, NamespacedName, Object, ObjectKey, Problem, Severity};
 use tasuki_xds::model::listener::DeclaredProtocol;
 use tokio::time::Instant;
 
-use crate::settings::OutboundTrafficPolicy;
 use crate::source::Objects;
 use authorization::Authorization;
 use departed::Departed;
@@ -33,16 +32,9 @@ use destination_rules::DestinationRules;
 use gateways::Gateways;
 use peer_authentication::PeerAuthentications;
 use services::{Backends, Origin, Service, ServicePort, Services};
+pub use settings::MeshSettings;
 use virtual_services::VirtualServices;
 use workloads::{Workload, Workloads};
-
-/// What is the same for the whole mesh.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MeshSettings {
-    pub trust_domain: TrustDomain,
-    pub root_namespace: String,
-    pub outbound_traffic_policy: OutboundTrafficPolicy,
-}
 
 /// Everything that is declared, joined.
 #[derive(Debug)]
@@ -80,18 +72,20 @@ struct Kinds<'a> {
     authorization: Vec<Arc<tasuki_resources::AuthorizationPolicy>>,
     peer_authentication: Vec<Arc<tasuki_resources::PeerAuthentication>>,
     gateways: Vec<Arc<tasuki_resources::Gateway>>,
+    settings: Vec<&'a tasuki_resources::MeshSettings>,
 }
 
 impl Mesh {
     /// Joins what a source declares.
     pub fn build(source: &Objects, settings: MeshSettings) -> Self {
-        Self::join(source, settings, &[])
+        Self::join(source, &settings, &[])
     }
 
     /// `known` are workloads and the very objects that they were made from.
-    fn join(source: &Objects, settings: MeshSettings, known: &[Made]) -> Self {
+    fn join(source: &Objects, settings: &MeshSettings, known: &[Made]) -> Self {
         let kinds = Kinds::of(source);
         let mut report = Report::new(source);
+        let settings = settings.declared_by(&kinds.settings, &mut report);
         let known: HashMap<*const Object, &Arc<Workload>> = known
             .iter()
             .map(|(object, workload)| (Arc::as_ptr(object), workload))
@@ -130,7 +124,7 @@ impl Mesh {
 
     /// What `source` declares once this mesh was in force: pods that it has lost are remembered for a while.
     pub fn successor(&self, source: &Objects, now: Instant) -> Self {
-        let mut next = Self::join(source, self.settings.clone(), &self.made);
+        let mut next = Self::join(source, &self.settings, &self.made);
         next.departed = self
             .departed
             .after(&self.workloads, &self.ports, &next.workloads, now);
@@ -189,6 +183,7 @@ impl<'a> Kinds<'a> {
                 }
                 Object::ServiceEntry(o) => kinds.entries.push(o),
                 Object::Gateway(o) => kinds.gateways.push(Arc::new(o.clone())),
+                Object::MeshSettings(o) => kinds.settings.push(o),
             }
         }
         kinds.services.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));

@@ -53,11 +53,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let trust_domain = TrustDomain::new(&settings.trust_domain).context("--trust-domain")?;
     let registry = metrics::registry("control", env!("CARGO_PKG_VERSION"))?;
-    let mesh_settings = MeshSettings {
-        trust_domain: trust_domain.clone(),
-        root_namespace: settings.root_namespace().to_owned(),
-        outbound_traffic_policy: settings.outbound_traffic_policy,
-    };
+    let mesh_settings = MeshSettings::new(
+        trust_domain.clone(),
+        settings.root_namespace(),
+        settings.outbound_traffic_policy,
+        settings.certificate_ttl,
+    );
     let platform = if settings.kubernetes {
         platform::kubernetes::open(&settings, &trust_domain).await?
     } else {

@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tasuki_kubernetes::names;
+use tasuki_resources::mesh_settings::OutboundTrafficPolicy;
 use tasuki_runtime::parse_duration;
 
 /// Tasuki's control plane: reads a folder of resources and serves them to proxies as xDS, with certificates.
@@ -101,23 +103,25 @@ pub struct Settings {
     )]
     pub webhook: SocketAddr,
 
-    /// How long a workload certificate is valid; proxies renew at half of it.
+    /// How long a workload certificate is valid; proxies renew at half of it. A MeshSettings object comes before it.
     #[arg(long, env = "TASUKI_CERTIFICATE_TTL", value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_ttl: Duration,
 
-    /// What sidecars do with destinations that nobody has declared.
-    #[arg(long, env = "TASUKI_OUTBOUND_TRAFFIC_POLICY", value_name = "POLICY", value_enum, default_value_t = OutboundTrafficPolicy::AllowAny)]
+    /// What sidecars do with destinations that nobody has declared. A MeshSettings object comes before it.
+    #[arg(long, env = "TASUKI_OUTBOUND_TRAFFIC_POLICY", value_name = "POLICY", default_value = "allow-any", value_parser = outbound_traffic_policy())]
     pub outbound_traffic_policy: OutboundTrafficPolicy,
 }
 
-/// Istio's `outboundTrafficPolicy.mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum OutboundTrafficPolicy {
-    /// Pass them through as bytes or HTTP to where the application meant.
-    #[default]
-    AllowAny,
-    /// Refuse them.
-    RegistryOnly,
+fn outbound_traffic_policy() -> impl TypedValueParser<Value = OutboundTrafficPolicy> {
+    PossibleValuesParser::new([
+        PossibleValue::new("allow-any")
+            .help("Pass them through as bytes or HTTP to where the application meant"),
+        PossibleValue::new("registry-only").help("Refuse them"),
+    ])
+    .map(|text| match text.as_str() {
+        "registry-only" => OutboundTrafficPolicy::RegistryOnly,
+        _ => OutboundTrafficPolicy::AllowAny,
+    })
 }
 
 impl Settings {

@@ -59,6 +59,13 @@ pub const SOURCE: &[Rule] = &[
         reason: "who may call whom",
     },
     Rule {
+        group: "tasuki.dev",
+        resources: &["meshsettings"],
+        names: &[],
+        verbs: WATCH,
+        reason: "what is the same for the whole mesh",
+    },
+    Rule {
         group: "apiextensions.k8s.io",
         resources: &["customresourcedefinitions"],
         names: &[
@@ -68,6 +75,7 @@ pub const SOURCE: &[Rule] = &[
             "gateways.networking.istio.io",
             "authorizationpolicies.security.istio.io",
             "peerauthentications.security.istio.io",
+            "meshsettings.tasuki.dev",
         ],
         verbs: &["get"],
         reason: "whether a kind is there, in which versions, and whether it is being removed",

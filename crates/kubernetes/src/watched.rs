@@ -32,6 +32,13 @@ pub const WATCHED: &[Watched] = &[
     networking(Kind::Gateway, "gateways"),
     security(Kind::AuthorizationPolicy, "authorizationpolicies"),
     security(Kind::PeerAuthentication, "peerauthentications"),
+    Watched {
+        kind: Kind::MeshSettings,
+        group: "tasuki.dev",
+        plural: "meshsettings",
+        versions: &["v1alpha1"],
+        custom: true,
+    },
 ];
 
 const fn own(kind: Kind, group: &'static str, plural: &'static str) -> Watched {

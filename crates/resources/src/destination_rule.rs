@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::object::Metadata;
 
 mod policy;
-mod read;
+pub(crate) mod read;
 
 pub use policy::{
     ConnectionPool, H2Upgrade, HttpPool, LoadBalancer, OutlierDetection, PolicySettings,

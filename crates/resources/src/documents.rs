@@ -378,6 +378,10 @@ fn read_kind(kind: Kind, root: Fields<'_>, meta: Metadata) -> Option<Object> {
             mesh(root, meta, crate::service_entry::read).map(Object::ServiceEntry)
         }
         Kind::Gateway => mesh(root, meta, crate::gateway::read).map(Object::Gateway),
+        Kind::MeshSettings => {
+            crate::mesh_settings::warn_of_name(&root, &meta);
+            mesh(root, meta, crate::mesh_settings::read).map(Object::MeshSettings)
+        }
     }
 }
 

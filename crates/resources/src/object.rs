@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::SystemTime;
 
 use crate::{
-    AuthorizationPolicy, DestinationRule, EndpointSlice, Gateway, Namespace, PeerAuthentication,
-    Pod, Service, ServiceEntry, VirtualService,
+    AuthorizationPolicy, DestinationRule, EndpointSlice, Gateway, MeshSettings, Namespace,
+    PeerAuthentication, Pod, Service, ServiceEntry, VirtualService,
 };
 
 /// The namespace of a namespaced object that names none.
@@ -14,10 +14,6 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// A validated object of one of the kinds the mesh reads.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "objects live one by one behind an Arc"
-)]
 pub enum Object {
     Service(Service),
     Pod(Pod),
@@ -29,6 +25,7 @@ pub enum Object {
     PeerAuthentication(PeerAuthentication),
     ServiceEntry(ServiceEntry),
     Gateway(Gateway),
+    MeshSettings(MeshSettings),
 }
 
 impl Object {
@@ -44,6 +41,7 @@ impl Object {
             Object::PeerAuthentication(_) => Kind::PeerAuthentication,
             Object::ServiceEntry(_) => Kind::ServiceEntry,
             Object::Gateway(_) => Kind::Gateway,
+            Object::MeshSettings(_) => Kind::MeshSettings,
         }
     }
 
@@ -59,6 +57,7 @@ impl Object {
             Object::PeerAuthentication(o) => &o.meta,
             Object::ServiceEntry(o) => &o.meta,
             Object::Gateway(o) => &o.meta,
+            Object::MeshSettings(o) => &o.meta,
         }
     }
 
@@ -84,6 +83,7 @@ pub enum Kind {
     PeerAuthentication,
     ServiceEntry,
     Gateway,
+    MeshSettings,
 }
 
 impl Kind {
@@ -100,6 +100,7 @@ impl Kind {
             Kind::PeerAuthentication => "PeerAuthentication",
             Kind::ServiceEntry => "ServiceEntry",
             Kind::Gateway => "Gateway",
+            Kind::MeshSettings => "MeshSettings",
         }
     }
 }

@@ -278,7 +278,13 @@ async fn strangers_do_not_get_through_the_handshake() {
 async fn lives_as_long_as_asked_but_not_longer_than_allowed() {
     let control = ControlPlane::start().await;
     let channel = control.dial(None).await.unwrap();
-    for (asked, expected) in [(60, 60), (1_000_000, TTL.as_secs())] {
+    let shorter = TTL / 2;
+    for (allowed, asked, expected) in [
+        (TTL, 60, 60),
+        (TTL, 1_000_000, TTL.as_secs()),
+        (shorter, 0, shorter.as_secs()),
+    ] {
+        control.authority.set_ttl(allowed);
         let (key, mut request) = for_account("cart", None);
         request.validity_duration = asked;
         let chain = ask(channel.clone(), Some(control.token("cart")), request)

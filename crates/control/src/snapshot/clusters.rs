@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tasuki_resources::destination_rule::{
-    ConnectionPool, H2Upgrade, LoadBalancer, OutlierDetection, PolicySettings,
+    ConnectionPool, H2Upgrade, LoadBalancer, OutlierDetection,
 };
 use tasuki_xds::codec::Dialect;
 use tasuki_xds::model::Cluster;
@@ -110,7 +110,8 @@ fn outbound(
     let policy = rule
         .map(|rule| rule.effective(wanted, port))
         .unwrap_or_default();
-    let pool = policy.connection_pool.clone().unwrap_or_default();
+    let settings = &viewer.mesh.settings;
+    let pool = settings.connection_pool(policy.connection_pool.as_ref());
     let tls = tls::of_service(
         viewer,
         service,
@@ -124,10 +125,13 @@ fn outbound(
             connect_timeout: pool.tcp.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             balance: balance(policy.load_balancer),
             limits: limits(&pool),
-            retry_budget: policy.retry_budget.map(|budget| RetryBudget {
-                percent: budget.percent,
-                min_concurrent: budget.min_concurrent,
-            }),
+            retry_budget: policy
+                .retry_budget
+                .or(settings.retry_budget())
+                .map(|budget| RetryBudget {
+                    percent: budget.percent,
+                    min_concurrent: budget.min_concurrent,
+                }),
             outliers: policy.outlier_detection.as_ref().map(outliers),
             panic_percent: policy
                 .outlier_detection
@@ -138,7 +142,7 @@ fn outbound(
             http: http_protocol(declared.protocol, Some(&pool)),
             service: Some(service.reference()),
             keepalive: keepalive(&pool),
-            idle_timeout: idle_timeout(&policy),
+            idle_timeout: idle_timeout(&pool),
             ..plain(name, discovery(service, port))
         }
     }))
@@ -283,10 +287,8 @@ fn keepalive(pool: &ConnectionPool) -> Option<TcpKeepalive> {
 }
 
 /// Zero is never.
-fn idle_timeout(policy: &PolicySettings) -> Option<Duration> {
-    let pool = policy.connection_pool.as_ref();
-    let said = pool.and_then(|pool| pool.http.idle_timeout.or(pool.tcp.idle_timeout));
-    match said {
+fn idle_timeout(pool: &ConnectionPool) -> Option<Duration> {
+    match pool.http.idle_timeout.or(pool.tcp.idle_timeout) {
         Some(Duration::ZERO) => None,
         Some(time) => Some(time),
         None => Some(IDLE_TIMEOUT),

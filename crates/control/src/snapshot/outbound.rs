@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use tasuki_resources::mesh_settings::OutboundTrafficPolicy;
 use tasuki_xds::codec::Dialect;
 use tasuki_xds::model::Listener;
 use tasuki_xds::model::listener::{
@@ -21,7 +22,6 @@ use super::{BLACK_HOLE, PASSTHROUGH, cluster_name, pod_cluster_name};
 use crate::mesh::names::split_host_port;
 use crate::mesh::protocol::{may_be_http, may_be_tcp};
 use crate::mesh::services::{Origin, Service};
-use crate::settings::OutboundTrafficPolicy;
 
 /// The listener of this name as `viewer` sees it.
 pub fn listener(viewer: &Viewer<'_>, name: &str) -> Option<Listener> {
@@ -131,7 +131,7 @@ fn direct(name: &str, cluster: &str, protocol: DeclaredProtocol) -> Listener {
 
 /// What becomes of destinations that nobody declared.
 fn passthrough(viewer: &Viewer<'_>) -> Listener {
-    let cluster = match viewer.mesh.settings.outbound_traffic_policy {
+    let cluster = match viewer.mesh.settings.outbound_traffic_policy() {
         OutboundTrafficPolicy::AllowAny => PASSTHROUGH,
         OutboundTrafficPolicy::RegistryOnly => BLACK_HOLE,
     };

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tasuki_identity::{SpiffeId, TrustDomain};
+use tasuki_resources::mesh_settings::OutboundTrafficPolicy;
 use tasuki_xds::codec::{Dialect, decode, encode};
 use tasuki_xds::model::{
     Cluster, ClusterLoadAssignment, Listener, Resource, ResourceType, RouteConfiguration,
@@ -12,7 +14,6 @@ use tasuki_xds::model::{
 use super::Snapshot;
 use crate::ads::{Client, ClientKind, NsName};
 use crate::mesh::{Mesh, MeshSettings};
-use crate::settings::OutboundTrafficPolicy;
 use crate::source::folder::Folder;
 
 mod clusters;
@@ -20,6 +21,7 @@ mod gateways;
 mod inbound;
 mod outbound;
 mod routes;
+mod settings;
 
 /// Two versions of `cart` in `shop`, one of them in the mesh, and a client.
 pub(crate) const SHOP: &str = r#"
@@ -77,11 +79,12 @@ pub(crate) fn mesh_with(policy: OutboundTrafficPolicy, documents: &[&str]) -> Ar
     for (index, text) in documents.iter().enumerate() {
         folder.put(&format!("{index}.yaml"), Ok((*text).to_owned()));
     }
-    let settings = MeshSettings {
-        trust_domain: TrustDomain::new("cluster.local").unwrap(),
-        root_namespace: "istio-system".to_owned(),
-        outbound_traffic_policy: policy,
-    };
+    let settings = MeshSettings::new(
+        TrustDomain::new("cluster.local").unwrap(),
+        "istio-system",
+        policy,
+        Duration::from_secs(3600),
+    );
     Arc::new(Mesh::build(&folder.objects(), settings))
 }
 

@@ -42,7 +42,8 @@ pub fn check(objects: &[Located]) -> Vec<Problem> {
             | Object::EndpointSlice(_)
             | Object::Namespace(_)
             | Object::ServiceEntry(_)
-            | Object::Gateway(_) => {}
+            | Object::Gateway(_)
+            | Object::MeshSettings(_) => {}
         }
     }
     problems.extend(mesh_wide_twice(objects));

@@ -68,6 +68,41 @@ pub struct ConnectionPool {
     pub http: HttpPool,
 }
 
+impl ConnectionPool {
+    /// These settings, and those of `base` where they say nothing.
+    pub fn over(&self, base: &ConnectionPool) -> ConnectionPool {
+        let (tcp, http) = (&self.tcp, &self.http);
+        // The two exclude each other, so they are said together.
+        let protocol = if http.h2_upgrade == H2Upgrade::Default && !http.use_client_protocol {
+            &base.http
+        } else {
+            http
+        };
+        ConnectionPool {
+            tcp: TcpPool {
+                max_connections: tcp.max_connections.or(base.tcp.max_connections),
+                connect_timeout: tcp.connect_timeout.or(base.tcp.connect_timeout),
+                idle_timeout: tcp.idle_timeout.or(base.tcp.idle_timeout),
+                keepalive: tcp.keepalive.or(base.tcp.keepalive),
+            },
+            http: HttpPool {
+                max_pending_requests: http.max_pending_requests.or(base.http.max_pending_requests),
+                max_requests: http.max_requests.or(base.http.max_requests),
+                max_retries: http.max_retries.or(base.http.max_retries),
+                max_requests_per_connection: http
+                    .max_requests_per_connection
+                    .or(base.http.max_requests_per_connection),
+                max_concurrent_streams: http
+                    .max_concurrent_streams
+                    .or(base.http.max_concurrent_streams),
+                idle_timeout: http.idle_timeout.or(base.http.idle_timeout),
+                h2_upgrade: protocol.h2_upgrade,
+                use_client_protocol: protocol.use_client_protocol,
+            },
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TcpPool {
     pub max_connections: Option<u32>,

@@ -103,7 +103,7 @@ fn check_warmup(value: &Value<'_>) {
     warmup.finish();
 }
 
-fn connection_pool(value: &Value<'_>) -> Option<ConnectionPool> {
+pub(crate) fn connection_pool(value: &Value<'_>) -> Option<ConnectionPool> {
     let fields = value.fields()?;
     let pool = ConnectionPool {
         tcp: fields
@@ -206,7 +206,7 @@ fn outlier_detection(value: &Value<'_>) -> Option<OutlierDetection> {
     Some(detection)
 }
 
-fn retry_budget(value: &Value<'_>) -> Option<RetryBudget> {
+pub(crate) fn retry_budget(value: &Value<'_>) -> Option<RetryBudget> {
     let fields = value.fields()?;
     // Zero is what happens anyway: only what is in flight counts.
     if let Some(interval) = fields

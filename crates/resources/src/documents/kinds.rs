@@ -18,6 +18,7 @@ pub enum Reading {
 
 const NETWORKING: &str =
     "networking.istio.io/v1, networking.istio.io/v1beta1 or networking.istio.io/v1alpha3";
+const OURS: &str = "tasuki.dev/v1alpha1";
 const SECURITY: &str = "security.istio.io/v1 or security.istio.io/v1beta1";
 
 pub fn reading(api_version: &str, kind: &str) -> Reading {
@@ -57,10 +58,12 @@ pub fn reading(api_version: &str, kind: &str) -> Reading {
             "Telemetry" | "WasmPlugin" | "TrafficExtension" => Reading::NotHonoured,
             _ => Reading::UnknownKind,
         },
+        "tasuki.dev" => match kind {
+            "MeshSettings" => versioned(Kind::MeshSettings, version, &["v1alpha1"], OURS),
+            _ => Reading::UnknownKind,
+        },
         // Routes that their author expects to take effect; silence would be worse than a refusal.
-        "gateway.networking.k8s.io" | "gateway.networking.x-k8s.io" | "tasuki.dev" => {
-            Reading::NotHonoured
-        }
+        "gateway.networking.k8s.io" | "gateway.networking.x-k8s.io" => Reading::NotHonoured,
         _ => Reading::Skip,
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Fields, Report, join};
 use crate::node::{Node, Tree};
 use crate::problem::{NOT_HONOURED, Severity};
+use crate::quantity::Quantity;
 
 /// Longest list or mapping within an object; an object of the Kubernetes API has no room for more. Readers compare entries with
 /// each other, so there has to be an end.
@@ -192,6 +193,23 @@ impl<'a> Value<'a> {
             );
         }
         duration
+    }
+
+    /// An amount, which YAML takes for a number when it has no unit.
+    pub fn quantity(&self) -> Option<Quantity> {
+        let text = match &self.node.tree {
+            Tree::Integer(number) => Cow::Owned(number.to_string()),
+            Tree::Float(number) => Cow::Owned(number.to_string()),
+            _ => Cow::Borrowed(self.text()?),
+        };
+        let quantity = Quantity::parse(&text);
+        if quantity.is_none() {
+            self.error(
+                format!("{text:?} is not a quantity"),
+                "write 100m, 0.5 or 128Mi",
+            );
+        }
+        quantity
     }
 
     /// One of several words.

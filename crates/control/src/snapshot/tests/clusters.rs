@@ -1,7 +1,5 @@
 //! Clusters and endpoints, as each kind of client gets them.
 
-use std::time::Duration;
-
 use tasuki_xds::model::cluster::*;
 use tasuki_xds::model::tls::CertificateSource;
 
