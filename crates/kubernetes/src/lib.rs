@@ -2,5 +2,6 @@
 //! that install it. Pure: values in, values out. Who talks to the API server is the control plane, and `tasuki`.
 
 pub mod access;
+pub mod inject;
 pub mod names;
 pub mod watched;

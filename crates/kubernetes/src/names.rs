@@ -42,3 +42,19 @@ pub const PROXY_UID: i64 = 1337;
 pub const HEALTH_PORT: u16 = 15021;
 /// The sidecar's port for Prometheus.
 pub const METRICS_PORT: u16 = 15020;
+
+/// Annotations by which a Pod changes what is injected into it.
+pub const EXCLUDE_INBOUND_PORTS: &str = "tasuki.dev/exclude-inbound-ports";
+pub const EXCLUDE_OUTBOUND_PORTS: &str = "tasuki.dev/exclude-outbound-ports";
+pub const EXCLUDE_OUTBOUND_CIDRS: &str = "tasuki.dev/exclude-outbound-cidrs";
+pub const LOG_LEVEL: &str = "tasuki.dev/log-level";
+pub const WORKERS: &str = "tasuki.dev/workers";
+pub const CPU: &str = "tasuki.dev/cpu";
+pub const MEMORY: &str = "tasuki.dev/memory";
+pub const CPU_LIMIT: &str = "tasuki.dev/cpu-limit";
+pub const MEMORY_LIMIT: &str = "tasuki.dev/memory-limit";
+pub const DRAIN_TIME: &str = "tasuki.dev/drain-time";
+pub const DRAIN_MINIMUM: &str = "tasuki.dev/drain-minimum";
+pub const NATIVE_SIDECAR: &str = "tasuki.dev/native-sidecar";
+/// What all of the above begin with.
+pub const ANNOTATION_PREFIX: &str = "tasuki.dev/";
