@@ -8,10 +8,14 @@ use tasuki_runtime::{logging, metrics as exposition};
 
 use crate::drain::Drain;
 use crate::observe::Metrics;
+use crate::probe::Prober;
 use crate::settings::{Role, Settings};
 use crate::state::State;
 
 mod dump;
+mod pod;
+
+pub use self::pod::LIMITS as HEALTH_LIMITS;
 
 /// What the handlers can reach.
 #[derive(Clone)]
@@ -20,6 +24,7 @@ pub struct Admin {
     pub state: Arc<State>,
     pub metrics: Arc<Metrics>,
     pub drain: Drain,
+    pub prober: Prober,
 }
 
 impl Admin {
@@ -76,6 +81,11 @@ impl Admin {
         routes.get("/live", |_| async {
             Response::text(StatusCode::OK, "live\n")
         })
+    }
+
+    /// 15021 of a sidecar: the health routes, and the application's probes and hooks.
+    pub fn pod_routes(&self) -> Routes {
+        pod::routes(self.health_routes(), &self.prober)
     }
 
     /// Why the proxy should get no traffic.

@@ -6,6 +6,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod application;
 pub mod attempt;
 pub mod authorize;
 pub mod balance;

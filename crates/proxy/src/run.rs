@@ -7,6 +7,7 @@ use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use tasuki_runtime::admin::Limits;
 use tasuki_runtime::signals::Termination;
 use tasuki_runtime::{admin as server, logging};
 use tasuki_xds::client::{AdsClient, NodeInfo};
@@ -14,12 +15,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, HEALTH_LIMITS};
+use crate::application::Application;
 use crate::control::ControlPlane;
 use crate::drain::Drain;
 use crate::identity::renew::{ControlSigner, Renewal};
+use crate::loop_guard::LoopGuard;
 use crate::observe::clusters::Clusters;
 use crate::observe::{AccessLog, Metrics};
+use crate::probe::Prober;
 use crate::settings::{Command, CommandLine, Role, Settings};
 use crate::state::manager::Manager;
 use crate::state::{Demand, State, client, link};
@@ -34,7 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What stops a process from starting: ports in use, flags that make no sense.
 pub fn run(line: CommandLine) -> anyhow::Result<()> {
     match line.command {
-        Command::Sidecar(args) => serve(Settings::sidecar(args)?),
+        Command::Sidecar(args) => serve(Settings::sidecar(*args)?),
         Command::Gateway(args) => serve(Settings::gateway(args)),
         Command::Redirect(args) => redirect::run(&args),
     }
@@ -167,23 +171,30 @@ async fn serve_admin(
     metrics: &Arc<Metrics>,
     drain: &Drain,
 ) -> anyhow::Result<()> {
+    let application = settings
+        .in_pod
+        .ip
+        .map(|ip| Application::new(ip, LoopGuard::of(settings)));
     let admin = Admin {
         settings: Arc::clone(settings),
         state: Arc::clone(state),
         metrics: Arc::clone(metrics),
         drain: drain.clone(),
+        prober: Prober::new(application, &settings.in_pod.probes),
     };
+    let few = Limits::default();
     let servers = [
-        ("admin", settings.admin, admin.routes()),
-        ("metrics", settings.metrics, admin.metrics_routes()),
-        ("health", settings.health, admin.health_routes()),
+        ("admin", settings.admin, admin.routes(), few),
+        ("metrics", settings.metrics, admin.metrics_routes(), few),
+        ("health", settings.health, admin.pod_routes(), HEALTH_LIMITS),
     ];
-    for (name, address, routes) in servers {
+    for (name, address, routes, limits) in servers {
         let listener = tokio::net::TcpListener::bind(address)
             .await
             .with_context(|| format!("{name} on {address}"))?;
         tracing::info!(name, address = %listener.local_addr()?, "listening");
-        spawn_local(server::serve(listener, routes, std::future::pending()));
+        let never = std::future::pending();
+        spawn_local(server::serve_with(listener, routes, limits, never));
     }
     Ok(())
 }

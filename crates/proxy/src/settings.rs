@@ -26,7 +26,7 @@ pub struct CommandLine {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs beside one application and carries its traffic in both directions
-    Sidecar(SidecarArgs),
+    Sidecar(Box<SidecarArgs>),
     /// Runs on its own and binds what a Gateway resource says
     Gateway(GatewayArgs),
     /// Installs, removes or prints the packet rules that lead an application's traffic through the sidecar
@@ -424,7 +424,7 @@ mod tests {
         let Command::Sidecar(args) = line.command else {
             panic!("not a sidecar")
         };
-        let settings = Settings::sidecar(args).unwrap();
+        let settings = Settings::sidecar(*args).unwrap();
         assert_eq!(settings.outbound, Some("127.0.0.1:15001".parse().unwrap()));
         assert_eq!(settings.drain_time, Duration::from_secs(30));
         assert_eq!(settings.unknown_when_disconnected, UnknownPolicy::Refuse);

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 server for administration, metrics and health: a table of exact paths, everything bounded.
+//! A small HTTP/1.1 server for administration, metrics and health: a table of paths, everything bounded.
 //!
 //! What changes something is POST, and a POST must come from a program on purpose: its `Host` must be `localhost` or an IP
 //! address (a name could be a DNS rebinding), and it must carry no `Origin` (a web page's cross-site form does).
@@ -21,7 +21,7 @@ pub use serve::{Limits, serve, serve_with};
 type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
 type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
 
-/// The table of routes: (path, method) to handler.
+/// The table of routes: (path, method) to handler. A path that ends with `/` stands for everything below it.
 #[derive(Clone, Default)]
 pub struct Routes {
     table: BTreeMap<&'static str, Vec<(Method, Handler)>>,
@@ -74,7 +74,7 @@ impl Routes {
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Handler, Box<Response>> {
-        let Some(methods) = self.table.get(path) else {
+        let Some(methods) = self.table.get(path).or_else(|| self.above(path)) else {
             return Err(self.not_found().into());
         };
         // HEAD is GET without the body, which the server leaves out by itself.
@@ -95,6 +95,14 @@ impl Routes {
             return Err(Response::text(StatusCode::FORBIDDEN, "not for web pages\n").into());
         }
         Ok(Arc::clone(handler))
+    }
+
+    /// What stands for everything below a path of which `path` is.
+    fn above(&self, path: &str) -> Option<&Vec<(Method, Handler)>> {
+        let mut folders = self.table.iter().filter(|(route, _)| route.ends_with('/'));
+        folders
+            .find(|(route, _)| path.starts_with(**route))
+            .map(|(_, methods)| methods)
     }
 
     /// Says what there is: whoever mistypes a path is a person.

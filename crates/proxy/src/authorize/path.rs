@@ -200,7 +200,7 @@ fn decodes_again(bytes: &[u8], at: usize) -> bool {
 }
 
 /// RFC 3986 section 5.2.4, on an absolute path.
-fn without_dot_segments(path: &str) -> String {
+pub(crate) fn without_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {

@@ -22,7 +22,13 @@ pub struct Response {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    hang_up: bool,
 }
+
+/// No answer: the connection is closed instead.
+#[derive(Debug, thiserror::Error)]
+#[error("left without an answer")]
+pub(super) struct HungUp;
 
 impl Request {
     /// The first query parameter of that name, undecoded; `""` for one without a value.
@@ -65,12 +71,28 @@ impl Response {
             status,
             headers,
             body: body.into(),
+            hang_up: false,
+        }
+    }
+
+    /// No answer at all: the client sees its connection end. For clients to whom any answer means success.
+    pub fn hang_up() -> Self {
+        Self {
+            hang_up: true,
+            ..Self::text(StatusCode::SERVICE_UNAVAILABLE, Bytes::new())
         }
     }
 
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
+    }
+
+    pub(super) fn send(self) -> Result<http::Response<Full<Bytes>>, HungUp> {
+        if self.hang_up {
+            return Err(HungUp);
+        }
+        Ok(self.into_http())
     }
 
     pub(super) fn into_http(self) -> http::Response<Full<Bytes>> {

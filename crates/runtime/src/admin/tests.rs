@@ -11,6 +11,12 @@ fn routes() -> Routes {
         .get("/ready", |_| async {
             Response::text(StatusCode::OK, "ready\n")
         })
+        .get("/below/", |request: Request| async move {
+            if request.path.ends_with("/nothing") {
+                return Response::hang_up();
+            }
+            Response::text(StatusCode::OK, request.path)
+        })
         .post("/echo", |request: Request| async move {
             Response::text(StatusCode::OK, request.body)
         })
@@ -71,6 +77,8 @@ fn methods_and_paths() {
     assert_eq!(refusal(&routes(), Method::POST, "/ready", host), Some(405));
     assert_eq!(refusal(&routes(), Method::GET, "/echo", host), Some(405));
     assert_eq!(refusal(&routes(), Method::GET, "/nothing", host), Some(404));
+    assert_eq!(refusal(&routes(), Method::GET, "/below/a/b", host), None);
+    assert_eq!(refusal(&routes(), Method::GET, "/below", host), Some(404));
 }
 
 async fn exchange(request: &str) -> String {
@@ -118,6 +126,44 @@ async fn real_requests() {
             .await
             .starts_with("HTTP/1.1 413")
     );
+}
+
+#[tokio::test]
+async fn no_answer_is_an_answer_too() {
+    let told = exchange("GET /below/it HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(told.ends_with("\r\n\r\n/below/it"), "{told}");
+    assert_eq!(
+        exchange("GET /below/nothing HTTP/1.1\r\nhost: a\r\n\r\n").await,
+        ""
+    );
+}
+
+#[tokio::test]
+async fn one_address_does_not_get_all_places() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits {
+        per_address: 2,
+        ..Limits::default()
+    };
+    tokio::spawn(serve_with(
+        listener,
+        routes(),
+        limits,
+        std::future::pending(),
+    ));
+    let _first = TcpStream::connect(address).await.unwrap();
+    let _second = TcpStream::connect(address).await.unwrap();
+    let mut third = TcpStream::connect(address).await.unwrap();
+    assert_eq!(third.read(&mut [0]).await.unwrap_or(0), 0);
+    let from = tokio::net::TcpSocket::new_v4().unwrap();
+    from.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = from.connect(address).await.unwrap();
+    other
+        .write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(other.read(&mut [0]).await.unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
