@@ -2,6 +2,7 @@
 //! that install it. Pure: values in, values out. Who talks to the API server is the control plane, and `tasuki`.
 
 pub mod access;
+pub mod crd;
 pub mod inject;
 pub mod names;
 pub mod watched;

@@ -58,3 +58,7 @@ pub const DRAIN_MINIMUM: &str = "tasuki.dev/drain-minimum";
 pub const NATIVE_SIDECAR: &str = "tasuki.dev/native-sidecar";
 /// What all of the above begin with.
 pub const ANNOTATION_PREFIX: &str = "tasuki.dev/";
+
+/// Label of everything that `tasuki install` and the charts make; its value is [`PART_OF`].
+pub const PART_OF_LABEL: &str = "app.kubernetes.io/part-of";
+pub const PART_OF: &str = "tasuki";
