@@ -28,7 +28,7 @@ use crate::mesh::{Mesh, MeshSettings};
 use crate::platform::{self, Platform};
 use crate::settings::Settings;
 use crate::source::Objects;
-use crate::source::folder::is_loud;
+use crate::source::broken::is_loud;
 
 /// Streams that are open at the end get this long; they would otherwise stay for ever.
 const GRACE: Duration = Duration::from_secs(1);
@@ -60,7 +60,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         settings.certificate_ttl,
     );
     let platform = if settings.kubernetes {
-        platform::kubernetes::open(&settings, &trust_domain).await?
+        // Which may wait long for the API server.
+        tokio::select! {
+            platform = platform::kubernetes::open(&settings, &trust_domain) => platform?,
+            signal = termination.wait() => {
+                info!(signal, "ended");
+                return Ok(());
+            }
+        }
     } else {
         platform::embedded::open(&settings, &trust_domain)?
     };

@@ -1,13 +1,61 @@
 //! A Kubernetes cluster: its API server is the store, and the control plane's replicas keep nothing of their own.
 
-use anyhow::bail;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
 use tasuki_identity::TrustDomain;
 
 use super::Platform;
 use crate::settings::Settings;
+use crate::source::kubernetes::{self as source, watch::WATCH_SECONDS};
+
+/// To connect to the API server.
+const CONNECT: Duration = Duration::from_secs(5);
+/// To send a request.
+const WRITE: Duration = Duration::from_secs(10);
+/// Longest silence within an answer: watches end before, whatever else takes so long never comes.
+const READ: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
 
 /// # Errors
-/// When the API server cannot be used at all; one that is only away is waited for.
-pub async fn open(_settings: &Settings, _trust_domain: &TrustDomain) -> anyhow::Result<Platform> {
-    bail!("--kubernetes is being built")
+/// When it is not known how to reach the API server; one that is only away is waited for.
+pub async fn open(settings: &Settings, trust_domain: &TrustDomain) -> anyhow::Result<Platform> {
+    let client = client(settings.kubeconfig.as_deref()).await?;
+    let objects = source::follow(&client).await;
+    let state_dir = settings
+        .state_dir
+        .as_deref()
+        .context("--state-dir is needed")?;
+    let authority = crate::ca::Authority::open(state_dir, trust_domain, settings.certificate_ttl)?;
+    let authenticator = crate::auth::StateDirAuthenticator::new(state_dir, trust_domain.clone())?;
+    Ok(Platform {
+        objects,
+        authority,
+        authenticator: std::sync::Arc::new(authenticator),
+    })
+}
+
+/// A client for the API server; it connects when it is used.
+async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let mut config = match kubeconfig {
+        Some(file) => {
+            let kubeconfig = Kubeconfig::read_from(file);
+            let kubeconfig =
+                kubeconfig.with_context(|| format!("--kubeconfig {}", file.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("--kubeconfig {}", file.display()))?
+        }
+        None => Config::infer()
+            .await
+            .context("neither in a pod nor with a kubeconfig; see --kubeconfig")?,
+    };
+    config.connect_timeout = Some(CONNECT);
+    config.write_timeout = Some(WRITE);
+    config.read_timeout = Some(READ);
+    // Or the time for which a connection was idle counts as silence.
+    config.reset_reader_on_write = true;
+    Client::try_from(config).context("a client for the API server")
 }

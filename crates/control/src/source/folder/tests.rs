@@ -1,6 +1,9 @@
 //! What a folder declares while its files change, break and go.
 
+use tasuki_resources::authorization_policy::Action;
+
 use super::*;
+use crate::source::broken::is_loud;
 
 fn service(name: &str, port: u16) -> String {
     format!(
