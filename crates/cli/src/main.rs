@@ -3,6 +3,7 @@
 mod ca;
 mod check;
 mod demo;
+mod install;
 mod token;
 
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Command {
     Check(check::Arguments),
     /// Run the example shop as real processes, with traffic, and tell what happens
     Demo(demo::Arguments),
+    /// Put the control plane into a Kubernetes cluster, or upgrade it there, and see that it works
+    Install(install::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Ca(command) => ca::run(&command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("tasuki: {error:#}");

@@ -4,5 +4,6 @@
 pub mod access;
 pub mod crd;
 pub mod inject;
+pub mod manifests;
 pub mod names;
 pub mod watched;

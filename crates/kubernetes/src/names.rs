@@ -62,3 +62,12 @@ pub const ANNOTATION_PREFIX: &str = "tasuki.dev/";
 /// Label of everything that `tasuki install` and the charts make; its value is [`PART_OF`].
 pub const PART_OF_LABEL: &str = "app.kubernetes.io/part-of";
 pub const PART_OF: &str = "tasuki";
+
+/// The control plane's name for the API server and the sidecars.
+pub const CONTROL_HOST: &str = "tasuki-control.tasuki-system.svc";
+/// The control plane's ports: xDS and certificates over TLS, and administration.
+pub const XDS_PORT: u16 = 15012;
+pub const CONTROL_ADMIN_PORT: u16 = 15014;
+/// The paths of its webhooks.
+pub const INJECT_PATH: &str = "/inject";
+pub const VALIDATE_PATH: &str = "/validate";
