@@ -14,7 +14,6 @@ mod decide;
 mod metrics;
 mod options;
 mod probes;
-mod quantity;
 mod sidecar;
 mod template;
 
@@ -22,7 +21,6 @@ use serde_json::Value;
 
 pub use decide::{Namespace, Skip};
 pub use options::Options;
-pub use quantity::Quantity;
 
 use crate::names;
 use template::{Object, Template};

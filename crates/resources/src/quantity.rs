@@ -36,6 +36,22 @@ impl Quantity {
         })
     }
 
+    /// Thousandths: of a core, mostly.
+    pub fn milli(number: u32) -> Self {
+        Self {
+            text: format!("{number}m"),
+            milli: number.into(),
+        }
+    }
+
+    /// 2^20 of them: of bytes, mostly.
+    pub fn mebi(number: u32) -> Self {
+        Self {
+            text: format!("{number}Mi"),
+            milli: (u128::from(number) << 20) * 1000,
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -96,6 +112,13 @@ mod tests {
             "999999999999999999999",
         ] {
             assert_eq!(milli(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn writes_what_it_reads() {
+        for quantity in [Quantity::milli(50), Quantity::mebi(48)] {
+            assert_eq!(Quantity::parse(quantity.as_str()), Some(quantity));
         }
     }
 

@@ -3,10 +3,10 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use tasuki_resources::Cidr;
+use tasuki_resources::mesh_settings::Injection;
+use tasuki_resources::{Cidr, Quantity};
 use tasuki_runtime::parse_duration;
 
-use super::quantity::Quantity;
 use super::template::Template;
 use crate::names;
 
@@ -19,7 +19,7 @@ pub struct Options {
     /// As `TASUKI_LOG` takes it: `info`, `tasuki_proxy=debug`.
     pub log_level: String,
     /// `None`: as many as the CPU limit allows, at most two.
-    pub workers: Option<u16>,
+    pub workers: Option<u32>,
     pub cpu: Quantity,
     pub memory: Quantity,
     pub cpu_limit: Quantity,
@@ -41,10 +41,10 @@ impl Default for Options {
             log_level: "info".to_owned(),
             workers: None,
             // Enough to start on a busy node; the limits are far above what a busy pod's workers use.
-            cpu: Quantity::known("50m", 50),
-            memory: Quantity::known("48Mi", (48 << 20) * 1000),
-            cpu_limit: Quantity::known("2", 2000),
-            memory_limit: Quantity::known("512Mi", (512 << 20) * 1000),
+            cpu: Quantity::milli(50),
+            memory: Quantity::mebi(48),
+            cpu_limit: Quantity::milli(2000),
+            memory_limit: Quantity::mebi(512),
             drain_time: Duration::from_secs(30),
             drain_minimum: Duration::from_secs(5),
             native_sidecar: true,
@@ -69,92 +69,68 @@ const READ: [&str; 12] = [
 ];
 
 impl Options {
+    /// These, with what the mesh's settings say instead.
+    pub fn with_mesh(&self, mesh: &Injection) -> Self {
+        let own = self.clone();
+        let or = |said: &Option<Quantity>, own: Quantity| said.clone().unwrap_or(own);
+        let (cpu, memory) = (
+            or(&mesh.requests.cpu, own.cpu),
+            or(&mesh.requests.memory, own.memory),
+        );
+        // A request alone takes the limit along: the two came from different places.
+        let at_least = |limit: Quantity, request: &Quantity| {
+            if request.exceeds(&limit) {
+                request.clone()
+            } else {
+                limit
+            }
+        };
+        Self {
+            exclude_inbound_ports: mesh.exclude_inbound_ports.clone(),
+            exclude_outbound_ports: mesh.exclude_outbound_ports.clone(),
+            exclude_outbound_cidrs: mesh.exclude_outbound_cidrs.clone(),
+            log_level: mesh.log_level.clone().unwrap_or(own.log_level),
+            workers: mesh.workers.or(own.workers),
+            cpu_limit: at_least(or(&mesh.limits.cpu, own.cpu_limit), &cpu),
+            memory_limit: at_least(or(&mesh.limits.memory, own.memory_limit), &memory),
+            cpu,
+            memory,
+            drain_time: mesh.drain_time.unwrap_or(own.drain_time),
+            drain_minimum: mesh.drain_minimum.unwrap_or(own.drain_minimum),
+            native_sidecar: own.native_sidecar && mesh.native_sidecar.unwrap_or(true),
+        }
+    }
+
     /// These, with what the Pod's annotations say instead.
     ///
     /// # Errors
     /// One sentence: which annotation is wrong and what would be right.
     pub fn with_annotations(&self, pod: &Template) -> Result<Self, String> {
         let mut own = self.clone();
-        let ports = "port numbers with commas between, as in \"8080,9090\"";
-        let quantity = |what: &'static str| {
-            move |text: &str| text.parse::<Quantity>().map_err(|()| what.to_owned())
-        };
-        let time = |text: &str| {
-            parse_duration(text).map_err(|_| "a time as in \"30s\" or \"1m30s\"".to_owned())
-        };
-        set(
-            pod,
-            names::EXCLUDE_INBOUND_PORTS,
-            &mut own.exclude_inbound_ports,
-            |text| list(text, port, ports),
-        )?;
-        set(
-            pod,
+        let annotations = Annotations(pod);
+        annotations.ports(names::EXCLUDE_INBOUND_PORTS, &mut own.exclude_inbound_ports)?;
+        annotations.ports(
             names::EXCLUDE_OUTBOUND_PORTS,
             &mut own.exclude_outbound_ports,
-            |text| list(text, port, ports),
         )?;
-        set(
-            pod,
+        annotations.read(
             names::EXCLUDE_OUTBOUND_CIDRS,
             &mut own.exclude_outbound_cidrs,
-            |text| {
-                list(
-                    text,
-                    Cidr::parse,
-                    "addresses or blocks with commas between, as in \"10.0.0.0/8,192.0.2.1\"",
-                )
-            },
+            blocks,
         )?;
-        set(pod, names::LOG_LEVEL, &mut own.log_level, log_level)?;
-        set(pod, names::WORKERS, &mut own.workers, workers)?;
-        set(
-            pod,
-            names::CPU,
-            &mut own.cpu,
-            quantity("an amount of CPU as in \"100m\" or \"0.5\""),
-        )?;
-        set(
-            pod,
-            names::CPU_LIMIT,
-            &mut own.cpu_limit,
-            quantity("an amount of CPU as in \"500m\" or \"2\""),
-        )?;
-        set(
-            pod,
-            names::MEMORY,
-            &mut own.memory,
-            quantity("an amount of memory as in \"64Mi\""),
-        )?;
-        set(
-            pod,
-            names::MEMORY_LIMIT,
-            &mut own.memory_limit,
-            quantity("an amount of memory as in \"256Mi\""),
-        )?;
-        set(pod, names::DRAIN_TIME, &mut own.drain_time, time)?;
-        set(pod, names::DRAIN_MINIMUM, &mut own.drain_minimum, time)?;
-        set(
-            pod,
-            names::NATIVE_SIDECAR,
-            &mut own.native_sidecar,
-            |text| text.parse().map_err(|_| "\"true\" or \"false\"".to_owned()),
-        )?;
-        let asks = |name| pod.annotation(name).is_some();
-        raise(
-            &own.cpu,
-            &mut own.cpu_limit,
-            names::CPU,
-            names::CPU_LIMIT,
-            asks,
-        )?;
-        raise(
-            &own.memory,
-            &mut own.memory_limit,
-            names::MEMORY,
-            names::MEMORY_LIMIT,
-            asks,
-        )?;
+        annotations.read(names::LOG_LEVEL, &mut own.log_level, log_level)?;
+        annotations.read(names::WORKERS, &mut own.workers, workers)?;
+        annotations.amount(names::CPU, &mut own.cpu, "0.5 or 100m")?;
+        annotations.amount(names::CPU_LIMIT, &mut own.cpu_limit, "2 or 500m")?;
+        annotations.amount(names::MEMORY, &mut own.memory, "64Mi")?;
+        annotations.amount(names::MEMORY_LIMIT, &mut own.memory_limit, "256Mi")?;
+        annotations.follow(names::CPU_LIMIT, &own.cpu, &mut own.cpu_limit)?;
+        annotations.follow(names::MEMORY_LIMIT, &own.memory, &mut own.memory_limit)?;
+        annotations.time(names::DRAIN_TIME, &mut own.drain_time)?;
+        annotations.time(names::DRAIN_MINIMUM, &mut own.drain_minimum)?;
+        annotations.read(names::NATIVE_SIDECAR, &mut own.native_sidecar, |text| {
+            text.parse().map_err(|_| "true or false".to_owned())
+        })?;
         Ok(own)
     }
 }
@@ -174,55 +150,78 @@ pub fn unknown(pod: &Template) -> Vec<String> {
         .collect()
 }
 
-/// Reads one annotation, if the Pod has it. The reader's error is what would be right.
-fn set<T>(
-    pod: &Template,
-    name: &str,
-    into: &mut T,
-    read: impl Fn(&str) -> Result<T, String>,
-) -> Result<(), String> {
-    if let Some(text) = pod.annotation(name) {
-        *into = read(text.trim()).map_err(|right| wrong(name, text, right))?;
+/// A Pod's annotations, read over what holds without them.
+struct Annotations<'a>(&'a Template);
+
+impl Annotations<'_> {
+    /// One annotation, if the Pod has it. The reader's error is what would be right.
+    fn read<T>(
+        &self,
+        name: &str,
+        into: &mut T,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<(), String> {
+        if let Some(text) = self.0.annotation(name) {
+            *into = read(text.trim()).map_err(|right| wrong(name, text, right))?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn ports(&self, name: &str, into: &mut Vec<u16>) -> Result<(), String> {
+        let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+        let right = "port numbers with commas between, as in 8080,9090";
+        self.read(name, into, |text| list(text, port, right))
+    }
+
+    fn amount(&self, name: &str, into: &mut Quantity, right: &str) -> Result<(), String> {
+        let right = || format!("an amount as in {right}");
+        self.read(name, into, |text| Quantity::parse(text).ok_or_else(right))
+    }
+
+    fn time(&self, name: &str, into: &mut Duration) -> Result<(), String> {
+        self.read(name, into, |text| match parse_duration(text) {
+            Ok(time) if time <= LONGEST_DRAIN => Ok(time),
+            _ => Err("a time of at most 1h as in 30s or 1m30s".to_owned()),
+        })
+    }
+
+    /// A limit follows a request beyond it, unless it was annotated too.
+    fn follow(&self, name: &str, request: &Quantity, limit: &mut Quantity) -> Result<(), String> {
+        if !request.exceeds(limit) {
+            return Ok(());
+        }
+        if let Some(text) = self.0.annotation(name) {
+            let right = format!("at least {request}, which is what the sidecar asks for");
+            return Err(wrong(name, text, right));
+        }
+        *limit = request.clone();
+        Ok(())
+    }
 }
 
-fn wrong(name: &str, value: impl Display, right: impl Display) -> String {
+fn wrong(name: &str, value: &str, right: impl Display) -> String {
     // A value may be as long as all annotations together.
-    let value: String = value.to_string().chars().take(64).collect();
+    let value: String = value.chars().take(64).collect();
     format!("annotation {name} is {value:?}; write {right}")
 }
 
-/// A limit follows a request beyond it, unless it was written too.
-fn raise(
-    request: &Quantity,
-    limit: &mut Quantity,
-    request_name: &str,
-    limit_name: &str,
-    asks: impl Fn(&'static str) -> bool,
-) -> Result<(), String> {
-    if request.thousandths() <= limit.thousandths() {
-        return Ok(());
-    }
-    let limit_is_own = READ
-        .into_iter()
-        .any(|name| name == limit_name && asks(name));
-    if limit_is_own {
-        let right = format!("at least {request}, which is what {request_name} asks for");
-        return Err(wrong(limit_name, &*limit, right));
-    }
-    *limit = request.clone();
-    Ok(())
-}
+/// As in `MeshSettings`.
+const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
+/// Each becomes a packet rule.
+const MOST_EXCLUDED: usize = 64;
 
-fn port(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|port| *port != 0)
+fn blocks(text: &str) -> Result<Vec<Cidr>, String> {
+    let right = "addresses or blocks with commas between, as in 10.0.0.0/8,192.0.2.1";
+    list(text, Cidr::parse, right)
 }
 
 /// Items with commas between; none when empty.
 fn list<T>(text: &str, read: impl Fn(&str) -> Option<T>, right: &str) -> Result<Vec<T>, String> {
     if text.is_empty() {
         return Ok(Vec::new());
+    }
+    if text.split(',').count() > MOST_EXCLUDED {
+        return Err(format!("at most {MOST_EXCLUDED} of them"));
     }
     text.split(',')
         .map(|item| read(item.trim()).ok_or_else(|| right.to_owned()))
@@ -240,11 +239,11 @@ fn log_level(text: &str) -> Result<String, String> {
     if text.split(',').all(directive) {
         Ok(text.to_owned())
     } else {
-        Err("off, error, warn, info, debug or trace, or \"info,tasuki_proxy=debug\"".to_owned())
+        Err("off, error, warn, info, debug or trace, also as in info,tasuki_proxy=debug".to_owned())
     }
 }
 
-fn workers(text: &str) -> Result<Option<u16>, String> {
+fn workers(text: &str) -> Result<Option<u32>, String> {
     match text.parse() {
         Ok(workers @ 1..=64) => Ok(Some(workers)),
         _ => Err("a number of threads from 1 to 64".to_owned()),

@@ -140,6 +140,7 @@ fn malformed_annotations_are_named() {
         ("drain-time", "30", "30s"),
         ("drain-minimum", "soon", "30s"),
         ("native-sidecar", "no", "false"),
+        ("drain-time", "2h", "at most 1h"),
     ] {
         let mut pod = pod();
         let name = format!("tasuki.dev/{name}");
