@@ -16,3 +16,4 @@ pub mod serve;
 pub mod settings;
 pub mod snapshot;
 pub mod source;
+pub mod webhook;

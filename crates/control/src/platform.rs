@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::ads::Authenticator;
 use crate::ca::Authority;
+use crate::leader::Campaign;
 use crate::source::Objects;
 
 /// A platform that is ready to serve: everything was read once.
@@ -17,4 +18,12 @@ pub struct Platform {
     pub objects: watch::Receiver<Arc<Objects>>,
     pub authority: Authority,
     pub authenticator: Arc<dyn Authenticator>,
+    /// What only a cluster has.
+    pub cluster: Option<Cluster>,
+}
+
+/// The API server, for those who write to it or answer it.
+pub struct Cluster {
+    pub client: kube::Client,
+    pub campaign: Campaign,
 }

@@ -29,6 +29,7 @@ use crate::platform::{self, Platform};
 use crate::settings::Settings;
 use crate::source::Objects;
 use crate::source::broken::is_loud;
+use crate::webhook::{self, Webhook};
 
 /// Streams that are open at the end get this long; they would otherwise stay for ever.
 const GRACE: Duration = Duration::from_secs(1);
@@ -75,6 +76,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         objects,
         authority,
         authenticator,
+        cluster,
     } = platform;
     let mesh = Mesh::build(&objects.borrow(), mesh_settings);
     let mut complaints = Complaints::default();
@@ -90,9 +92,20 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     ));
     tokio::spawn(follow_trust(authority.clone(), published.clone()));
 
-    let servers =
+    let webhook = match &cluster {
+        Some(cluster) => {
+            let open = webhook::open(&settings, cluster, &authority, &published, &registry);
+            Some(open.await?)
+        }
+        None => None,
+    };
+    let mut servers =
         Servers::bind(&settings, &authority, authenticator, &published, &registry).await?;
+    servers.webhook = webhook;
     let name = servers.run(termination.wait()).await;
+    if let Some(cluster) = cluster {
+        cluster.campaign.release().await;
+    }
     info!(signal = name, "ended");
     Ok(())
 }
@@ -197,6 +210,7 @@ struct Servers {
     ads: Arc<AdsService>,
     refused: Refused,
     ca: IstioCertificateServiceServer<CertificateService>,
+    webhook: Option<(TcpListener, Webhook)>,
 }
 
 impl Servers {
@@ -243,6 +257,7 @@ impl Servers {
             ads: Arc::new(AdsService::new(catalog, authenticator, clients, streams)),
             refused,
             ca: ca.into_server(),
+            webhook: None,
         };
         // Who starts this with port 0 reads here what it became.
         info!(
@@ -265,7 +280,7 @@ impl Servers {
         let gate = || Gate::new(bound, self.refused.clone());
         let (plain, tls) = (
             incoming::plaintext(self.plain, gate()),
-            incoming::tls(self.tls, gate(), config),
+            incoming::tls(self.tls, gate(), config.clone()),
         );
         tokio::spawn(self.server_tls.keep_fresh());
         let router = |ads: &Arc<AdsService>,
@@ -281,6 +296,9 @@ impl Servers {
             router(&self.ads, &self.ca).serve_with_incoming_shutdown(plain, until(stopped.clone()));
         let tls =
             router(&self.ads, &self.ca).serve_with_incoming_shutdown(tls, until(stopped.clone()));
+        let webhook = self.webhook.map(|(listener, webhook)| {
+            webhook::serve::serve(listener, config, webhook, until(stopped.clone()))
+        });
         let admin = admin::serve(self.admin, self.routes, until(stopped));
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(async move {
@@ -294,6 +312,9 @@ impl Servers {
             async move { drop(tls.await.inspect_err(|error| warn!(%error, "xDS over TLS"))) },
         );
         tasks.spawn(admin);
+        if let Some(webhook) = webhook {
+            tasks.spawn(webhook);
+        }
         let name = end.await;
         let _ = stop.send(true);
         let _ =

@@ -103,6 +103,15 @@ pub struct Settings {
     )]
     pub webhook: SocketAddr,
 
+    /// The image of the sidecars that are injected, and of their init containers. Kubernetes only.
+    #[arg(
+        long,
+        env = "TASUKI_PROXY_IMAGE",
+        value_name = "IMAGE",
+        default_value = concat!("tasuki-proxy:", env!("CARGO_PKG_VERSION"))
+    )]
+    pub proxy_image: String,
+
     /// How long a workload certificate is valid; proxies renew at half of it. A MeshSettings object comes before it.
     #[arg(long, env = "TASUKI_CERTIFICATE_TTL", value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_ttl: Duration,

@@ -1,6 +1,8 @@
 //! What the control plane's ServiceAccount may do: every rule beside its reason. The manifests, the chart and the tests take
 //! it from here, so nothing else is ever granted.
 
+use crate::names::CONTROL;
+
 /// One rule of a ClusterRole or Role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -18,7 +20,7 @@ pub struct Rule {
 const WATCH: &[&str] = &["get", "list", "watch"];
 
 /// Rules for the whole cluster: a ClusterRole, bound for the whole cluster.
-pub const CLUSTER: &[&[Rule]] = &[SOURCE];
+pub const CLUSTER: &[&[Rule]] = &[SOURCE, WEBHOOK];
 
 /// Rules within the control plane's own namespace: a Role.
 pub const NAMESPACE: &[&[Rule]] = &[];
@@ -81,6 +83,18 @@ pub const SOURCE: &[Rule] = &[
         reason: "whether a kind is there, in which versions, and whether it is being removed",
     },
 ];
+
+/// The webhooks, besides reading the namespaces of Pods.
+pub const WEBHOOK: &[Rule] = &[Rule {
+    group: "admissionregistration.k8s.io",
+    resources: &[
+        "mutatingwebhookconfigurations",
+        "validatingwebhookconfigurations",
+    ],
+    names: &[CONTROL],
+    verbs: &["get", "list", "watch", "patch"],
+    reason: "the roots by which the API server knows the webhooks",
+}];
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ mod sidecar;
 mod template;
 
 use serde_json::Value;
+use tasuki_resources::mesh_settings::Injection;
 
 pub use decide::{Namespace, Skip};
 pub use options::Options;
@@ -59,6 +60,12 @@ impl InjectionSettings {
             always: false,
             defaults: Options::default(),
         }
+    }
+
+    /// Lets the mesh's settings stand in for the defaults.
+    pub fn adopt(&mut self, mesh: &Injection) {
+        self.istio_injection = mesh.istio_injection_label.unwrap_or(self.istio_injection);
+        self.defaults = self.defaults.with_mesh(mesh);
     }
 }
 

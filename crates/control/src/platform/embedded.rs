@@ -31,5 +31,6 @@ pub fn open(settings: &Settings, trust_domain: &TrustDomain) -> anyhow::Result<P
         objects: files.follow(),
         authority,
         authenticator: Arc::new(authenticator),
+        cluster: None,
     })
 }

@@ -7,8 +7,10 @@ use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tasuki_identity::TrustDomain;
+use tasuki_kubernetes::names;
 
-use super::Platform;
+use super::{Cluster, Platform};
+use crate::leader::{self, Campaign};
 use crate::settings::Settings;
 use crate::source::kubernetes::{self as source, watch::WATCH_SECONDS};
 
@@ -34,7 +36,20 @@ pub async fn open(settings: &Settings, trust_domain: &TrustDomain) -> anyhow::Re
         objects,
         authority,
         authenticator: std::sync::Arc::new(authenticator),
+        cluster: Some(Cluster {
+            campaign: campaign(&client),
+            client,
+        }),
     })
+}
+
+/// This replica stands for election in the namespace of its pod.
+fn campaign(client: &Client) -> Campaign {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let namespace = variable("POD_NAMESPACE");
+    let namespace = namespace.as_deref().unwrap_or(names::SYSTEM_NAMESPACE);
+    let identity = leader::identity(variable("POD_NAME").as_deref());
+    Campaign::start(client.clone(), namespace, identity)
 }
 
 /// A client for the API server; it connects when it is used.

@@ -1,0 +1,203 @@
+//! The HTTPS server of the webhooks: the API server keeps a few connections and sends one review after the other.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Question, Webhook};
+use crate::limits::{Bound, Place, Places};
+
+/// An API server has one or two connections to each replica, and there are a few API servers.
+const CONNECTIONS: Bound = Bound {
+    all: 256,
+    each_peer: 64,
+};
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Without a question until then a connection is closed.
+const FIRST_QUESTION: Duration = Duration::from_secs(20);
+/// Then it is ended gently, so that idle ones do not take the places for ever; the API server connects again.
+const LIFE: Duration = Duration::from_secs(600);
+/// For what is under way then.
+const LAST_ANSWERS: Duration = Duration::from_secs(30);
+/// For reading a question, and for answering it: the API server waits 10 s by default.
+const QUESTION: Duration = Duration::from_secs(9);
+/// The API server's own bound of a request.
+const BODY_BYTES: usize = 3 << 20;
+/// Bodies in memory at a time.
+const QUESTIONS: usize = 32;
+const STREAMS: u32 = 16;
+
+/// What connections share.
+struct Shared {
+    webhook: Webhook,
+    questions: Semaphore,
+}
+
+/// Serves until `shutdown` completes.
+pub async fn serve(
+    listener: TcpListener,
+    config: Arc<ArcSwap<ServerConfig>>,
+    webhook: Webhook,
+    shutdown: impl Future<Output = ()>,
+) {
+    let shared = Arc::new(Shared {
+        webhook,
+        questions: Semaphore::new(QUESTIONS),
+    });
+    let places = Places::new(CONNECTIONS);
+    let accept = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, remote)) => {
+                    let Ok(place) = places.take(Some(remote.ip())) else {
+                        tracing::debug!(%remote, "webhook: too many connections");
+                        continue;
+                    };
+                    let config = both_protocols(&config.load());
+                    tokio::spawn(connection(stream, config, Arc::clone(&shared), place));
+                }
+                Err(error) => {
+                    // Mostly EMFILE: trying again at once would only burn CPU.
+                    tracing::warn!(%error, "webhook: accept");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = shutdown => {}
+    }
+}
+
+/// The configuration of 15012, where only HTTP/2 is spoken, for both.
+fn both_protocols(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+async fn connection(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    shared: Arc<Shared>,
+    _place: Place,
+) {
+    let stream = match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "webhook: TLS handshake"),
+        Err(_) => return tracing::debug!("webhook: TLS handshake took too long"),
+    };
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = service_fn({
+        let asked = Arc::clone(&asked);
+        move |request| {
+            asked.store(true, Ordering::Relaxed);
+            let shared = Arc::clone(&shared);
+            async move { Ok::<_, Infallible>(respond(&shared, request).await) }
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(LIFE)
+        .max_buf_size(32 * 1024);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(FIRST_QUESTION)
+        .max_header_list_size(32 * 1024);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let silent = async {
+        sleep(FIRST_QUESTION).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = silent => return,
+        () = sleep(LIFE) => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(LAST_ANSWERS, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "webhook: connection");
+    }
+}
+
+async fn respond(shared: &Shared, request: http::Request<Incoming>) -> http::Response<Full<Bytes>> {
+    let Some(question) = Question::parse(request.uri().path()) else {
+        return plain(
+            StatusCode::NOT_FOUND,
+            "not found; there are /inject and /validate\n",
+        );
+    };
+    if request.method() != Method::POST {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("POST"));
+        return response;
+    }
+    let answer = async {
+        let Ok(_permit) = shared.questions.acquire().await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "ending\n");
+        };
+        let body = match Limited::new(request.into_body(), BODY_BYTES)
+            .collect()
+            .await
+        {
+            Ok(body) => body.to_bytes(),
+            Err(_) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "body too large or broken\n"),
+        };
+        match shared.webhook.answer(question, &body).await {
+            Ok(json) => with_type(StatusCode::OK, "application/json", json),
+            Err(reason) => plain(StatusCode::BAD_REQUEST, reason + "\n"),
+        }
+    };
+    match timeout(QUESTION, answer).await {
+        Ok(response) => response,
+        Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "took too long\n"),
+    }
+}
+
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> http::Response<Full<Bytes>> {
+    with_type(status, "text/plain; charset=utf-8", text)
+}
+
+fn with_type(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> http::Response<Full<Bytes>> {
+    let mut response = http::Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
