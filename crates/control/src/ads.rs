@@ -45,6 +45,8 @@ pub trait Catalog: Send + Sync + 'static {
 /// What identification needs to know of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodFacts {
+    /// `metadata.uid`, where the source has one.
+    pub uid: Option<String>,
     /// `spec.serviceAccountName`, `default` when unset.
     pub service_account: String,
     /// `metadata.labels`.
@@ -92,12 +94,58 @@ impl Presented {
     }
 }
 
+/// Whose connection it is, as proven by what it presented.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// Its workload identity.
+    pub id: SpiffeId,
+    /// The very Pod, where the platform can tell (Kubernetes); it may then claim to be no other. Without it, any Pod of the
+    /// identity's service account may be claimed.
+    pub pod: Option<ProvenPod>,
+}
+
+/// A Pod that lives at this moment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProvenPod {
+    /// Its name.
+    pub name: NsName,
+    /// Its UID: names are used again.
+    pub uid: String,
+}
+
+impl Caller {
+    /// # Errors
+    /// PERMISSION_DENIED when another Pod is proven than the one that is claimed.
+    pub fn check_claim(&self, claimed: &NsName) -> Result<(), tonic::Status> {
+        match &self.pod {
+            Some(proven) if proven.name != *claimed => Err(tonic::Status::permission_denied(
+                format!("the credential is of Pod {}, not of {claimed}", proven.name),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// For what somebody authenticates: a platform may ask more of one than of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// An ADS stream.
+    Stream,
+    /// To have a certificate signed.
+    Certificate,
+}
+
 /// Decides whose connection this is. Implemented by `crate::auth`.
 #[tonic::async_trait]
 pub trait Authenticator: Send + Sync + 'static {
     /// `Ok(None)`: nobody in particular, allowed only as a foreign client on the plaintext port.
     ///
     /// # Errors
-    /// UNAUTHENTICATED for a credential that is wrong or expired, or for none where one is needed.
-    async fn authenticate(&self, presented: &Presented) -> Result<Option<SpiffeId>, tonic::Status>;
+    /// UNAUTHENTICATED for a credential that is wrong or expired, or for none where one is needed; UNAVAILABLE when it cannot
+    /// be told at this moment.
+    async fn authenticate(
+        &self,
+        presented: &Presented,
+        purpose: Purpose,
+    ) -> Result<Option<Caller>, tonic::Status>;
 }

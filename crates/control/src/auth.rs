@@ -3,6 +3,7 @@
 //! Listeners of both ports live here too, since only they know what a connection proves.
 
 pub mod incoming;
+pub mod kubernetes;
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -10,7 +11,7 @@ use std::time::SystemTime;
 use tasuki_identity::{Error, PeerCertificate, SpiffeId, TrustDomain, token};
 use tonic::Status;
 
-use crate::ads::{Authenticator, Presented};
+use crate::ads::{Authenticator, Caller, Presented, Purpose};
 
 /// Authentication by what the state dir holds: the key of the join tokens. The embedded mode's authenticator.
 pub struct StateDirAuthenticator {
@@ -73,8 +74,13 @@ impl StateDirAuthenticator {
 
 #[tonic::async_trait]
 impl Authenticator for StateDirAuthenticator {
-    async fn authenticate(&self, presented: &Presented) -> Result<Option<SpiffeId>, Status> {
-        self.decide(presented)
+    async fn authenticate(
+        &self,
+        presented: &Presented,
+        _purpose: Purpose,
+    ) -> Result<Option<Caller>, Status> {
+        let id = self.decide(presented)?;
+        Ok(id.map(|id| Caller { id, pod: None }))
     }
 }
 

@@ -147,6 +147,7 @@ impl Catalog for Published {
         let current = self.current.load();
         let workload = current.snapshot.mesh.workload(&name)?;
         Some(PodFacts {
+            uid: workload.uid.clone(),
             service_account: workload.service_account.clone(),
             labels: workload.labels.clone(),
         })
@@ -160,6 +161,7 @@ impl Catalog for Published {
             name: workload.id.name.clone(),
         };
         let facts = PodFacts {
+            uid: workload.uid.clone(),
             service_account: workload.service_account.clone(),
             labels: workload.labels.clone(),
         };

@@ -90,6 +90,32 @@ impl Campaign {
     }
 }
 
+/// Whether a replica is alive that holds the lease: seen by its renewals, which takes as long as a term when there are none.
+pub async fn is_led(client: Client, namespace: &str) -> bool {
+    let leases: Api<Lease> = Api::namespaced(client, namespace);
+    let start = Instant::now();
+    let mut first: Option<LeaseSpec> = None;
+    while start.elapsed() <= LEASE {
+        // An API server that is away is asked again: nobody can take over meanwhile either.
+        if let Ok(Ok(lease)) = timeout(REQUEST, leases.get_opt(names::CONTROL)).await {
+            let spec = lease.and_then(|lease| lease.spec).unwrap_or_default();
+            if spec
+                .holder_identity
+                .as_deref()
+                .unwrap_or_default()
+                .is_empty()
+            {
+                return false;
+            }
+            if first.get_or_insert_with(|| spec.clone()) != &spec {
+                return true;
+            }
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+    false
+}
+
 /// A name for this process: the pod's, for people, and a random part, since a restarted container is another process.
 pub fn identity(pod: Option<&str>) -> String {
     format!(

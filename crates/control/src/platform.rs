@@ -25,5 +25,8 @@ pub struct Platform {
 /// The API server, for those who write to it or answer it.
 pub struct Cluster {
     pub client: kube::Client,
+    /// Which of the replicas leads.
     pub campaign: Campaign,
+    /// Of the control plane itself.
+    pub namespace: String,
 }

@@ -23,6 +23,7 @@ use crate::ca::server_tls::ServerTls;
 use crate::ca::{Authority, CertificateService};
 use crate::catalog::Published;
 use crate::debug::{self, Metrics};
+use crate::leader::{Leadership, while_leading};
 use crate::limits::{self, Bound, Refused, StreamLimits};
 use crate::mesh::{Mesh, MeshSettings};
 use crate::platform::{self, Platform};
@@ -99,8 +100,18 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let mut servers =
-        Servers::bind(&settings, &authority, authenticator, &published, &registry).await?;
+    let leadership = cluster
+        .as_ref()
+        .map(|cluster| cluster.campaign.leadership());
+    let mut servers = Servers::bind(
+        &settings,
+        &authority,
+        authenticator,
+        leadership,
+        &published,
+        &registry,
+    )
+    .await?;
     servers.webhook = webhook;
     let name = servers.run(termination.wait()).await;
     if let Some(cluster) = cluster {
@@ -218,19 +229,26 @@ impl Servers {
         settings: &Settings,
         authority: &Authority,
         authenticator: Arc<dyn Authenticator>,
+        leadership: Option<Leadership>,
         published: &Arc<Published>,
         registry: &prometheus::Registry,
     ) -> anyhow::Result<Self> {
         let catalog: Arc<dyn Catalog> = published.clone();
         let clients = Arc::new(Clients::new());
         let lacking = clients.clone();
-        tokio::spawn(
+        let driven = authority.clone();
+        let drive = move || {
+            let lacking = lacking.clone();
             Driver::new(
-                authority.clone(),
+                driven.clone(),
                 Box::new(move |bundle| lacking.lacking(bundle)),
             )
-            .run(),
-        );
+            .run()
+        };
+        match leadership {
+            Some(leadership) => tokio::spawn(while_leading(leadership, drive)),
+            None => tokio::spawn(drive()),
+        };
         let mut names = settings.xds_tls_name.clone();
         if !settings.xds_tls.ip().is_unspecified() {
             names.push(settings.xds_tls.ip().to_string());

@@ -1,6 +1,7 @@
 //! The certificate authority of one trust domain: its roots, its signature, its rotation.
 //!
-//! One directory, `STATE/ca`, held by one process at a time through `lock`:
+//! [`KeyRing`] is the authority as a value. It is kept in one directory, `STATE/ca`, held by one process at a time through
+//! `lock`, or by the control plane's replicas in a Secret, whose keys are the same names:
 //!
 //! | file | is |
 //! |---|---|
@@ -8,60 +9,40 @@
 //! | `<root>.crt.pem`, `<root>.key.pem` | a root's certificate and key, 0600, written before `state.json` names them |
 //! | `root-cert.pem` | all trusted roots, for `--control-ca`; rewritten from `state.json` whenever it differs |
 //!
+//! A root that was plugged in has `<root>.chain.pem` and `<root>.anchors.pem` too ([`PlugIn`]).
+//!
 //! Each step of a rotation is one atomic replacement of `state.json`, so a crash leaves either the phase before or the one
 //! after, and whoever drives the rotation goes on from the phase it finds.
 
+mod keyring;
+mod leaf;
+mod plugin;
 mod root;
 pub mod rotation;
 mod state;
 
 use std::fs::{File, TryLockError};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose,
-    IsCa, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
-};
-
 use crate::certificate::{Roots, WorkloadCertificate};
-use crate::csr::{KeyPem, key_and_csr, uri_name};
 use crate::error::Error;
 use crate::files;
 use crate::id::{SpiffeId, TrustDomain};
 
-use root::Root;
+pub use keyring::{Issued, KeyRing, MIN_TTL};
+pub use plugin::PlugIn;
 pub use state::Phase;
-use state::State;
 
-/// Longest text of a request that is looked at; ours have about 500 bytes, RSA 4096 makes about 1,800.
-const MAX_CSR: usize = 16 * 1024;
-/// Shortest certificate that is signed: X.509 times have whole seconds.
-pub const MIN_TTL: Duration = Duration::from_secs(1);
-/// A verifier's clock may be behind the signer's: certificates begin this much earlier, but at most a tenth of their life.
-const BACKDATE: Duration = Duration::from_secs(300);
+/// All trusted roots, for whoever must verify the control plane before it knows them better.
+const BUNDLE: &str = "root-cert.pem";
 
-/// See the module.
+/// An authority in a directory of its own.
 pub struct CertificateAuthority {
     dir: PathBuf,
-    trust_domain: TrustDomain,
-    state: State,
-    /// In the order of `state.roots`; one, or two during a rotation.
-    roots: Vec<Root>,
-    trusted: Roots,
+    keys: KeyRing,
     /// Released when dropped, also by a crash.
     _lock: File,
-}
-
-/// What a signature yields.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issued {
-    /// PEM, the leaf first. Roots sign leaves themselves, so there are no intermediates.
-    pub leaf_pem: String,
-    /// PEM of the root that signed.
-    pub root_pem: String,
-    pub not_after: SystemTime,
 }
 
 impl CertificateAuthority {
@@ -76,38 +57,22 @@ impl CertificateAuthority {
         // Proxies of other users read root-cert.pem here; the keys are 0600 each.
         files::create_dir(&dir, 0o755)?;
         let lock = lock_patiently(&dir)?;
-        let state = match State::load(&dir)? {
-            Some(state) => state,
+        let kept = KeyRing::load(trust_domain, |file| files::read(&dir.join(file)));
+        let keys = match kept.map_err(|error| error.within(&dir))? {
+            Some(keys) => keys,
             None => {
-                let root = Root::create(&dir, trust_domain, now)?;
-                let state = State::first(trust_domain, root.name());
-                state.save(&dir)?;
-                state
+                let keys = KeyRing::create(trust_domain, None, now)?;
+                save(&dir, &keys)?;
+                keys
             }
         };
-        if state.trust_domain != trust_domain.as_str() {
-            let reason = format!(
-                "it is for trust domain {}, not {trust_domain}",
-                state.trust_domain
-            );
-            return Err(Error::State {
-                path: dir.join(state::FILE),
-                reason,
-            });
-        }
-        Root::sweep(&dir, &state.phase.names())?;
-        let roots = load_roots(&dir, &state)?;
-        let trusted = trusted(&roots)?;
-        let authority = Self {
+        sweep(&dir, &keys)?;
+        write_bundle(&dir, &keys)?;
+        Ok(Self {
             dir,
-            trust_domain: trust_domain.clone(),
-            state,
-            roots,
-            trusted,
+            keys,
             _lock: lock,
-        };
-        authority.write_bundle()?;
-        Ok(authority)
+        })
     }
 
     /// True while some process has the authority open: a control plane runs on this state dir.
@@ -123,21 +88,20 @@ impl CertificateAuthority {
         }
     }
 
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        self.keys.trust_domain()
     }
 
     /// All roots that are to be trusted now.
     pub fn roots(&self) -> &Roots {
-        &self.trusted
+        self.keys.roots()
     }
 
-    pub fn phase(&self) -> &Phase {
-        &self.state.phase
-    }
-
-    /// Signs a certificate for `id`, if the request is for exactly that and proves possession of its key. What else the request
-    /// asks for (subject, usages, lifetime) is not taken over.
+    /// See [`KeyRing::sign`].
     pub fn sign(
         &mut self,
         csr_pem: &str,
@@ -145,19 +109,11 @@ impl CertificateAuthority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<Issued, Error> {
-        let request = read_request(csr_pem, id)?;
-        self.issue(
-            &request.public_key,
-            id,
-            Vec::new(),
-            ttl,
-            self.state.phase.signer(),
-            now,
-        )
+        self.record_ttl(ttl)?;
+        self.keys.sign(csr_pem, id, None, ttl, now)
     }
 
-    /// The control plane's own certificate: `id` and the names by which proxies dial it. During a rotation it stays on the old
-    /// root to the end, because a proxy that was away knows only that one.
+    /// See [`KeyRing::server_certificate`].
     pub fn server_certificate(
         &mut self,
         id: &SpiffeId,
@@ -165,165 +121,96 @@ impl CertificateAuthority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<WorkloadCertificate, Error> {
-        let (key, csr) = key_and_csr(id)?;
-        let request = read_request(csr.as_str(), id)?;
-        let names = names
-            .iter()
-            .map(|name| server_name(name))
-            .collect::<Result<Vec<_>, _>>()?;
-        let oldest = self.state.phase.oldest();
-        let issued = self.issue(&request.public_key, id, names, ttl, oldest, now)?;
-        WorkloadCertificate::from_pem(&issued.leaf_pem, key.as_str())
+        self.record_ttl(ttl)?;
+        self.keys.server_certificate(id, names, ttl, now)
     }
 
-    /// A certificate with its key made here: for tests and for processes that are their own authority.
+    /// See [`KeyRing::workload_certificate`].
     pub fn workload_certificate(
         &mut self,
         id: &SpiffeId,
         ttl: Duration,
         now: SystemTime,
     ) -> Result<WorkloadCertificate, Error> {
-        let (key, csr): (KeyPem, _) = key_and_csr(id)?;
-        let issued = self.sign(csr.as_str(), id, ttl, now)?;
-        WorkloadCertificate::from_pem(&issued.leaf_pem, key.as_str())
+        self.record_ttl(ttl)?;
+        self.keys.workload_certificate(id, ttl, now)
     }
 
-    fn issue(
+    /// See [`KeyRing::record_ttl`].
+    pub fn record_ttl(&mut self, ttl: Duration) -> Result<(), Error> {
+        match self.keys.record_ttl(ttl) {
+            Some(next) => self.commit(next),
+            None => Ok(()),
+        }
+    }
+
+    /// One step of a rotation.
+    pub fn step(
         &mut self,
-        public_key: &impl PublicKeyData,
-        id: &SpiffeId,
-        more_names: Vec<SanType>,
-        ttl: Duration,
-        signer: String,
-        now: SystemTime,
-    ) -> Result<Issued, Error> {
-        if id.trust_domain() != self.trust_domain.as_str() {
-            return Err(Error::Csr(format!(
-                "{id} is not of trust domain {}",
-                self.trust_domain
-            )));
-        }
-        if ttl < MIN_TTL {
-            return Err(Error::Csr(format!(
-                "a certificate lives at least {} s",
-                MIN_TTL.as_secs()
-            )));
-        }
-        self.remember_ttl(ttl)?;
-        let root = self.root(&signer)?;
-        let not_after = (now + ttl).min(root.not_after());
-        let params = leaf(id, more_names, now - (ttl / 10).min(BACKDATE), not_after)?;
-        let leaf = params
-            .signed_by(public_key, root.issuer())
-            .map_err(|e| Error::Certificate(e.to_string()))?;
-        Ok(Issued {
-            leaf_pem: leaf.pem(),
-            root_pem: root.pem().to_owned(),
-            not_after,
-        })
-    }
-
-    /// An old root is retired when the longest certificate it may have signed has expired, also after restarts with another
-    /// `--certificate-ttl`.
-    fn remember_ttl(&mut self, ttl: Duration) -> Result<(), Error> {
-        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        if seconds > self.state.longest_ttl_seconds {
-            let next = State {
-                longest_ttl_seconds: seconds,
-                ..self.state.clone()
-            };
-            self.commit(next)?;
-        }
-        Ok(())
-    }
-
-    /// Rotation, step 1: a second root that everybody shall trust and nobody uses yet.
-    pub fn add_root(&mut self, now: SystemTime) -> Result<(), Error> {
-        let Phase::Steady { signer } = &self.state.phase else {
-            return Err(Error::Rotation("one is under way already".to_owned()));
-        };
-        let old = signer.clone();
-        let root = Root::create(&self.dir, &self.trust_domain, now)?;
-        let phase = Phase::Adding {
-            old,
-            new: root.name().to_owned(),
-        };
-        self.commit(State {
-            phase,
-            ..self.state.clone()
-        })
-    }
-
-    /// Step 2, once everybody trusts the new root: it signs from now on.
-    pub fn switch_signer(&mut self, now: SystemTime) -> Result<(), Error> {
-        let Phase::Adding { old, new } = &self.state.phase else {
-            return Err(Error::Rotation("no root has been added".to_owned()));
-        };
-        let last_old_leaf = now + Duration::from_secs(self.state.longest_ttl_seconds);
-        let phase = Phase::Switched {
-            old: old.clone(),
-            new: new.clone(),
-            old_leaves_end: state::unix(last_old_leaf),
-        };
-        // From here on only what the new root signs matters to the rotation after this one.
-        self.commit(State {
-            phase,
-            longest_ttl_seconds: 0,
-            ..self.state.clone()
-        })
-    }
-
-    /// Step 3, once every certificate of the old root has expired: it is trusted no more and its key is deleted.
-    pub fn retire_old(&mut self, now: SystemTime) -> Result<(), Error> {
-        let Phase::Switched {
-            old,
-            new,
-            old_leaves_end,
-        } = &self.state.phase
-        else {
-            return Err(Error::Rotation(
-                "the signer has not been switched".to_owned(),
-            ));
-        };
-        if state::unix(now) < *old_leaves_end {
-            return Err(Error::Rotation(
-                "certificates of the old root are still valid".to_owned(),
-            ));
-        }
-        let (old, signer) = (old.clone(), new.clone());
-        self.commit(State {
-            phase: Phase::Steady { signer },
-            ..self.state.clone()
-        })?;
-        Root::delete(&self.dir, &old)
+        step: impl FnOnce(&KeyRing) -> Result<KeyRing, Error>,
+    ) -> Result<(), Error> {
+        let next = step(&self.keys)?;
+        self.commit(next)
     }
 
     /// Writes the new state, then takes it over: memory never runs ahead of the disk.
-    fn commit(&mut self, state: State) -> Result<(), Error> {
-        let roots = load_roots(&self.dir, &state)?;
-        let trusted = trusted(&roots)?;
-        state.save(&self.dir)?;
-        self.state = state;
-        self.roots = roots;
-        self.trusted = trusted;
-        self.write_bundle()
+    fn commit(&mut self, next: KeyRing) -> Result<(), Error> {
+        save(&self.dir, &next)?;
+        self.keys = next;
+        write_bundle(&self.dir, &self.keys)?;
+        sweep(&self.dir, &self.keys)
     }
+}
 
-    fn write_bundle(&self) -> Result<(), Error> {
-        let path = self.dir.join("root-cert.pem");
-        let text = self.trusted.to_pem();
-        if files::read(&path)?.as_deref() == Some(&text) {
-            return Ok(());
-        }
-        files::replace(&path, &text, files::PUBLIC)
+/// New roots first, then in one step the state that names them.
+fn save(dir: &Path, keys: &KeyRing) -> Result<(), Error> {
+    let mut texts = keys.files()?;
+    texts.remove(BUNDLE);
+    let state = texts.remove(state::FILE).unwrap_or_default();
+    for (file, text) in texts {
+        // A root's files never change.
+        files::create_new(&dir.join(file), &text, files::SECRET)?;
     }
+    files::replace(&dir.join(state::FILE), &state, files::PUBLIC)
+}
 
-    fn root(&self, name: &str) -> Result<&Root, Error> {
-        self.roots
+fn write_bundle(dir: &Path, keys: &KeyRing) -> Result<(), Error> {
+    let path = dir.join(BUNDLE);
+    let text = keys.roots().to_pem();
+    if files::read(&path)?.as_deref() == Some(&text) {
+        return Ok(());
+    }
+    files::replace(&path, &text, files::PUBLIC)
+}
+
+/// Deletes the files of roots that the state does not name: a retired one's, or what a crash between two steps left. Keys first:
+/// a certificate without key is harmless.
+fn sweep(dir: &Path, keys: &KeyRing) -> Result<(), Error> {
+    let named = keys.files()?;
+    let mut orphans = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+        let path = entry.map_err(Error::io(dir))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let file = name.unwrap_or_default();
+        let unfinished = [".root-", ".plugin-", ".state.json."]
             .iter()
-            .find(|root| root.name() == name)
-            .ok_or_else(|| Error::Rotation(format!("root {name} is not loaded")))
+            .any(|prefix| file.starts_with(prefix));
+        if unfinished || (is_root_file(file) && !named.contains_key(file)) {
+            orphans.push(path);
+        }
     }
+    orphans.sort_by_key(|path| !path.to_string_lossy().ends_with(".key.pem"));
+    orphans.iter().try_for_each(|path| files::remove(path))
+}
+
+/// `root-cert.pem` has no second dot.
+fn is_root_file(file: &str) -> bool {
+    let ours = file.starts_with("root-") || file.starts_with("plugin-");
+    let part = file.split_once('.').map(|(_, part)| part);
+    ours && matches!(
+        part,
+        Some("key.pem" | "crt.pem" | "chain.pem" | "anchors.pem")
+    )
 }
 
 /// `STATE/ca`.
@@ -333,7 +220,7 @@ pub fn directory(state_dir: &Path) -> PathBuf {
 
 /// Where the trusted roots are for whoever dials the control plane by TLS.
 pub fn bundle_path(state_dir: &Path) -> PathBuf {
-    directory(state_dir).join("root-cert.pem")
+    directory(state_dir).join(BUNDLE)
 }
 
 /// A control plane that is being replaced needs a moment to end, and [`CertificateAuthority::is_open`] holds the lock for one.
@@ -360,80 +247,6 @@ fn lock(dir: &Path) -> Result<File, Error> {
         Err(TryLockError::WouldBlock) => Err(Error::InUse(dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(Error::io(path)(error)),
     }
-}
-
-fn load_roots(dir: &Path, state: &State) -> Result<Vec<Root>, Error> {
-    state
-        .phase
-        .names()
-        .into_iter()
-        .map(|name| Root::load(dir, name))
-        .collect()
-}
-
-fn trusted(roots: &[Root]) -> Result<Roots, Error> {
-    Roots::from_der(roots.iter().map(|root| root.der().to_vec()).collect())
-}
-
-/// Checks the request's own signature and that it asks for one name, `id`.
-fn read_request(csr_pem: &str, id: &SpiffeId) -> Result<CertificateSigningRequestParams, Error> {
-    if csr_pem.len() > MAX_CSR {
-        return Err(Error::Csr("longer than 16 KiB".to_owned()));
-    }
-    let request = CertificateSigningRequestParams::from_pem(csr_pem)
-        .map_err(|e| Error::Csr(e.to_string()))?;
-    match request.params.subject_alt_names.as_slice() {
-        [SanType::URI(uri)] if uri.as_str() == id.as_str() => Ok(request),
-        [SanType::URI(uri)] => Err(Error::Csr(format!(
-            "it is for {}, the caller is {id}",
-            uri.as_str()
-        ))),
-        _ => Err(Error::Csr(format!("its only name must be the URI {id}"))),
-    }
-}
-
-fn server_name(name: &str) -> Result<SanType, Error> {
-    if let Ok(address) = name.parse::<IpAddr>() {
-        return Ok(SanType::IpAddress(address));
-    }
-    let dns = rustls_pki_types::DnsName::try_from(name);
-    let dns = dns.map_err(|_| {
-        Error::Certificate(format!("{name:?} is neither a DNS name nor an IP address"))
-    })?;
-    let text = dns.as_ref().to_ascii_lowercase();
-    text.try_into()
-        .map(SanType::DnsName)
-        .map_err(|e: rcgen::Error| Error::Certificate(e.to_string()))
-}
-
-fn leaf(
-    id: &SpiffeId,
-    more_names: Vec<SanType>,
-    not_before: SystemTime,
-    not_after: SystemTime,
-) -> Result<CertificateParams, Error> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![uri_name(id)?];
-    params.subject_alt_names.extend(more_names);
-    params.not_before = not_before.into();
-    params.not_after = not_after.into();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.use_authority_key_identifier_extension = true;
-    params.serial_number = Some(serial());
-    Ok(params)
-}
-
-/// RFC 5280 section 4.1.2.2: unique, positive, at most 20 octets. 127 random bits.
-fn serial() -> SerialNumber {
-    let mut bytes: [u8; 16] = rand::random();
-    bytes[0] = bytes[0] & 0x7f | 0x40;
-    SerialNumber::from_slice(&bytes)
 }
 
 #[cfg(test)]

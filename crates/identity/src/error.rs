@@ -1,6 +1,6 @@
 //! What can go wrong with keys, certificates and tokens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::id::InvalidSpiffeId;
 
@@ -24,7 +24,7 @@ pub enum Error {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// A file of the state dir that does not say what it should.
+    /// A file of the state dir, or a key of a Secret, that does not say what it should.
     #[error("{path}: {reason}")]
     State { path: PathBuf, reason: String },
     /// Another process holds the certificate authority's lock.
@@ -38,6 +38,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// Something kept under that name does not say what it should.
+    pub(crate) fn state(name: &str, reason: impl Into<String>) -> Self {
+        Error::State {
+            path: name.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// The same, where the names are of files in `dir`.
+    pub(crate) fn within(self, dir: &Path) -> Self {
+        match self {
+            Error::State { path, reason } => Error::State {
+                path: dir.join(path),
+                reason,
+            },
+            other => other,
+        }
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Error::Io { path, source }

@@ -9,6 +9,7 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 use crate::error::Error;
 use crate::id::SpiffeId;
+use crate::pod_record::PodRecord;
 
 /// A verified peer: what `x-forwarded-client-cert`, RBAC and the access log need of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct PeerCertificate {
     pub sha256_hex: String,
     /// A long connection outlives its certificate: whoever grants something anew checks this again.
     pub not_after: SystemTime,
+    /// For which Pod it was issued, where the authority knew.
+    pub pod: Option<PodRecord>,
 }
 
 pub(crate) struct Details {
@@ -46,6 +49,7 @@ pub(crate) fn read(leaf: &CertificateDer<'_>) -> Result<Details, Error> {
             subject: rfc2253(certificate.subject()),
             sha256_hex: hex(&Sha256::digest(leaf)),
             not_after: at(validity.not_after.timestamp()),
+            pod: PodRecord::of(&certificate)?,
         },
         not_before: at(validity.not_before.timestamp()),
     })

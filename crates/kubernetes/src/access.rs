@@ -1,7 +1,7 @@
 //! What the control plane's ServiceAccount may do: every rule beside its reason. The manifests, the chart and the tests take
 //! it from here, so nothing else is ever granted.
 
-use crate::names::CONTROL;
+use crate::names::{self, CONTROL};
 
 /// One rule of a ClusterRole or Role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +20,10 @@ pub struct Rule {
 const WATCH: &[&str] = &["get", "list", "watch"];
 
 /// Rules for the whole cluster: a ClusterRole, bound for the whole cluster.
-pub const CLUSTER: &[&[Rule]] = &[SOURCE, WEBHOOK];
+pub const CLUSTER: &[&[Rule]] = &[SOURCE, IDENTITY, ROOTS, WEBHOOK];
 
 /// Rules within the control plane's own namespace: a Role.
-pub const NAMESPACE: &[&[Rule]] = &[];
+pub const NAMESPACE: &[&[Rule]] = &[LEADERSHIP, AUTHORITY];
 
 /// The source: what is declared. `watched::WATCHED` has the same kinds one by one.
 pub const SOURCE: &[Rule] = &[
@@ -95,6 +95,58 @@ pub const WEBHOOK: &[Rule] = &[Rule {
     verbs: &["get", "list", "watch", "patch"],
     reason: "the roots by which the API server knows the webhooks",
 }];
+
+/// Who calls.
+pub const IDENTITY: &[Rule] = &[Rule {
+    group: "authentication.k8s.io",
+    resources: &["tokenreviews"],
+    names: &[],
+    verbs: &["create"],
+    reason: "whether a sidecar's token is good, and whose it is",
+}];
+
+/// What a sidecar trusts at its start.
+pub const ROOTS: &[Rule] = &[Rule {
+    group: "",
+    resources: &["configmaps"],
+    names: &[names::ROOTS_CONFIG_MAP],
+    verbs: &["get", "list", "watch", "create", "patch"],
+    reason: "the trusted roots in each namespace; made by server-side apply, whose creation has a name to check",
+}];
+
+/// One replica leads. Each has a Lease of its own besides, by which the leader knows how far it is with a rotation.
+pub const LEADERSHIP: &[Rule] = &[Rule {
+    group: "coordination.k8s.io",
+    resources: &["leases"],
+    names: &[],
+    verbs: &["get", "list", "create", "update", "patch", "delete"],
+    reason: "which replica leads, and how far each is with a rotation",
+}];
+
+/// The certificate authority: Secrets of the control plane's own namespace only.
+pub const AUTHORITY: &[Rule] = &[
+    Rule {
+        group: "",
+        resources: &["secrets"],
+        names: &[names::CA_SECRET],
+        verbs: &["get", "list", "watch", "patch"],
+        reason: "the authority that replicas share",
+    },
+    Rule {
+        group: "",
+        resources: &["secrets"],
+        names: &[],
+        verbs: &["create"],
+        reason: "making that authority: a creation has no name yet that could be checked",
+    },
+    Rule {
+        group: "",
+        resources: &["secrets"],
+        names: &[names::PLUGIN_SECRET],
+        verbs: WATCH,
+        reason: "a root of one's own",
+    },
+];
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,12 @@ pub const FIELD_MANAGER: &str = "tasuki";
 
 /// The Secret with the certificate authority.
 pub const CA_SECRET: &str = "tasuki-ca";
+/// The Secret by which a root of one's own is plugged in; name and keys are Istio's.
+pub const PLUGIN_SECRET: &str = "cacerts";
+/// Annotation of [`CA_SECRET`]: somebody wants the root replaced.
+pub const ROTATION_REQUEST: &str = "tasuki.dev/rotation-request";
+/// Annotation of [`CA_SECRET`]: how far that is.
+pub const ROTATION_PROGRESS: &str = "tasuki.dev/rotation";
 /// The ConfigMap with the trusted roots in each namespace: what a sidecar trusts before xDS tells it more.
 pub const ROOTS_CONFIG_MAP: &str = "tasuki-root-ca";
 /// Its key.

@@ -11,7 +11,7 @@ use tasuki_xds::codec::Dialect;
 use tasuki_xds::proto::{Node, metadata_labels, metadata_text};
 use tonic::Status;
 
-use super::{Catalog, PodFacts, Presented};
+use super::{Caller, Catalog, PodFacts, Presented};
 
 /// Features that gRPC clients announce.
 const GRPC_FEATURES: [&str; 2] = [
@@ -111,6 +111,8 @@ pub struct Client {
     pub follows: Option<NsName>,
     /// Proven by token or certificate. `None`: foreign, never gets `inbound` or secrets.
     pub identity: Option<SpiffeId>,
+    /// UID of the Pod that was proven, on platforms that have such a thing.
+    pub uid: Option<String>,
     /// `node.id`, for people.
     pub node_id: String,
     /// `node.client_features`.
@@ -130,7 +132,7 @@ impl Client {
     /// without identity, INVALID_ARGUMENT for a node that says nothing usable.
     pub fn identify(
         node: &Node,
-        identity: Option<SpiffeId>,
+        caller: Option<Caller>,
         presented: &Presented,
         catalog: &dyn Catalog,
     ) -> Result<Self, Status> {
@@ -144,14 +146,14 @@ impl Client {
         }
         let announces = |feature: &str| node.client_features.iter().any(|f| f == feature);
         if announces(TASUKI_FEATURE) {
-            return tasuki(node, identity, catalog);
+            return tasuki(node, caller, catalog);
         }
         let grpc =
             node.user_agent_name.starts_with("gRPC") || GRPC_FEATURES.into_iter().any(announces);
         if grpc && node.user_agent_name != "envoy" {
-            return Ok(proxyless(node, identity, presented, catalog));
+            return Ok(proxyless(node, caller, presented, catalog));
         }
-        envoy(node, identity, catalog)
+        envoy(node, caller, catalog)
     }
 
     /// The same client as the catalog sees it now.
@@ -171,6 +173,14 @@ impl Client {
         if let (Some(identity), false) = (&self.identity, self.kind == ClientKind::Grpc) {
             check_account(pod, &facts, identity)?;
         }
+        if let (ClientKind::Sidecar { .. }, Some(uid), Some(now)) =
+            (&self.kind, &self.uid, &facts.uid)
+            && uid != now
+        {
+            return Err(Status::permission_denied(format!(
+                "Pod {pod} is another one by now"
+            )));
+        }
         Ok(Self {
             labels: facts.labels,
             ..self.clone()
@@ -182,13 +192,10 @@ fn no_pod(pod: &NsName) -> Status {
     Status::permission_denied(format!("there is no Pod {pod}"))
 }
 
-fn tasuki(
-    node: &Node,
-    identity: Option<SpiffeId>,
-    catalog: &dyn Catalog,
-) -> Result<Client, Status> {
-    let identity = identity
+fn tasuki(node: &Node, caller: Option<Caller>, catalog: &dyn Catalog) -> Result<Client, Status> {
+    let caller = caller
         .ok_or_else(|| Status::unauthenticated("a Tasuki proxy needs a token or a certificate"))?;
+    let identity = caller.id.clone();
     let claim = |prefix: &str| node.id.strip_prefix(prefix).map(str::parse::<NsName>);
     let client = |kind, namespace: &str, labels| Client {
         kind,
@@ -197,11 +204,13 @@ fn tasuki(
         labels,
         follows: None,
         identity: Some(identity.clone()),
+        uid: caller.pod.as_ref().map(|pod| pod.uid.clone()),
         node_id: node.id.clone(),
         features: node.client_features.clone(),
     };
     if let Some(pod) = claim("sidecar~") {
         let pod = pod.map_err(|reason| Status::invalid_argument(format!("node.id: {reason}")))?;
+        caller.check_claim(&pod)?;
         let facts = catalog.pod(&pod).ok_or_else(|| no_pod(&pod))?;
         check_account(&pod, &facts, &identity)?;
         let namespace = pod.namespace.clone();
@@ -251,10 +260,11 @@ fn check_account(pod: &NsName, facts: &PodFacts, identity: &SpiffeId) -> Result<
 
 fn proxyless(
     node: &Node,
-    identity: Option<SpiffeId>,
+    caller: Option<Caller>,
     presented: &Presented,
     catalog: &dyn Catalog,
 ) -> Client {
+    let (identity, uid) = proven(caller);
     let by_address = presented
         .connection
         .remote
@@ -273,8 +283,17 @@ fn proxyless(
         labels,
         follows,
         identity,
+        uid,
         node_id: node.id.clone(),
         features: node.client_features.clone(),
+    }
+}
+
+/// The identity and the Pod's UID.
+fn proven(caller: Option<Caller>) -> (Option<SpiffeId>, Option<String>) {
+    match caller {
+        Some(caller) => (Some(caller.id), caller.pod.map(|pod| pod.uid)),
+        None => (None, None),
     }
 }
 
@@ -297,8 +316,12 @@ fn claimed_namespace(node: &Node) -> String {
 
 /// Labels only choose which Gateways a foreign gateway serves, so its word is taken for them; what is served
 /// under an identity is checked against the pod.
-fn envoy(node: &Node, identity: Option<SpiffeId>, catalog: &dyn Catalog) -> Result<Client, Status> {
+fn envoy(node: &Node, caller: Option<Caller>, catalog: &dyn Catalog) -> Result<Client, Status> {
     let (address, named) = router_id(&node.id);
+    if let (Some(caller), Some(pod)) = (&caller, &named) {
+        caller.check_claim(pod)?;
+    }
+    let (identity, uid) = proven(caller);
     let by_name = named
         .as_ref()
         .and_then(|pod| catalog.pod(pod).map(|facts| (pod.clone(), facts)));
@@ -324,6 +347,7 @@ fn envoy(node: &Node, identity: Option<SpiffeId>, catalog: &dyn Catalog) -> Resu
         labels,
         follows,
         identity,
+        uid,
         node_id: node.id.clone(),
         features: node.client_features.clone(),
     })

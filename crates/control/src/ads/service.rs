@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::stream::{Protocol, serve};
-use super::{Authenticator, Catalog, Clients, Presented};
+use super::{Authenticator, Catalog, Clients, Presented, Purpose};
 use crate::limits::StreamLimits;
 
 /// Largest request: 4,096 names of 512 bytes with their versions fit.
@@ -59,8 +59,9 @@ impl AdsService {
         let connection = &presented.connection;
         let peer = connection.remote.map(|remote| remote.ip());
         let mut place = self.limits.open(&connection.standing, peer)?;
-        let identity = self.authenticator.authenticate(&presented).await?;
-        match &identity {
+        let authenticated = self.authenticator.authenticate(&presented, Purpose::Stream);
+        let caller = authenticated.await?;
+        match &caller {
             Some(_) => self.limits.known(&mut place),
             None => self.limits.stranger(&mut place, peer)?,
         }
@@ -73,7 +74,7 @@ impl AdsService {
                 catalog,
                 clients,
                 presented,
-                identity,
+                caller,
                 request.into_inner(),
                 &responses,
             );

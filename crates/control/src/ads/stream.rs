@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tasuki_identity::SpiffeId;
 use tasuki_xds::codec::Dialect;
 use tasuki_xds::proto::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
@@ -17,10 +16,13 @@ use tracing::{debug, info};
 
 use super::clients::{Listed, Session};
 use super::service::{Delta, Sotw};
-use super::{Catalog, Client, ClientKind, Clients, Presented};
+use super::{Caller, Catalog, Client, ClientKind, Clients, Presented, ProvenPod};
 
 /// A client that has authenticated and says nothing is not kept.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// A watch tells of a new Pod within milliseconds, a relist of a large cluster within seconds.
+const NEWS: Duration = Duration::from_secs(5);
 
 /// Names of one type that an Envoy may ask for: it names the endpoints of every cluster it was sent.
 const ENVOY_NAMES: usize = 65_536;
@@ -100,7 +102,7 @@ pub(super) async fn serve<P: Protocol>(
     catalog: Arc<dyn Catalog>,
     clients: Arc<Clients>,
     presented: Presented,
-    identity: Option<SpiffeId>,
+    caller: Option<Caller>,
     mut requests: Streaming<P::Request>,
     responses: &Sender<Result<P::Response, Status>>,
 ) -> Result<(), Status> {
@@ -113,7 +115,10 @@ pub(super) async fn serve<P: Protocol>(
         .ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
     // Subscribed before the first view, so that no change is missed in between.
     let changes = catalog.changes();
-    let client = Client::identify(&node, identity, &presented, catalog.as_ref())?;
+    if let Some(proven) = caller.as_ref().and_then(|caller| caller.pod.as_ref()) {
+        until_known(catalog.as_ref(), proven).await;
+    }
+    let client = Client::identify(&node, caller, &presented, catalog.as_ref())?;
     presented.connection.standing.prove();
     let remote = presented.connection.remote.map(|remote| remote.to_string());
     info!(
@@ -127,6 +132,25 @@ pub(super) async fn serve<P: Protocol>(
     follow::<P>(catalog.as_ref(), &listed, changes, requests, responses).await?;
     info!(node = client.node_id, "ADS stream closed");
     Ok(())
+}
+
+/// A Pod that is proven to live may be newer than what the catalog was told; without its labels nothing can be said to it.
+async fn until_known(catalog: &dyn Catalog, proven: &ProvenPod) {
+    let mut changes = catalog.changes();
+    let known = async {
+        loop {
+            changes.borrow_and_update();
+            let facts = catalog.pod(&proven.name);
+            if facts.is_some_and(|facts| facts.uid.is_none_or(|uid| uid == proven.uid)) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // Without it, identification says what is wrong.
+    let _ = timeout(NEWS, known).await;
 }
 
 /// Keeps an identified client up to date until either side ends the stream.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use tasuki_identity::SpiffeId;
 use tasuki_xds::client::{AdsClient, Event, NodeInfo};
 use tasuki_xds::codec::{Dialect, Encoded, encode};
 use tasuki_xds::model::{Resource, ResourceType, RouteConfiguration, TrustBundle};
@@ -21,7 +20,10 @@ use tonic::{Code, Request, Status, Streaming};
 use crate::auth::incoming::{self, Gate};
 use crate::limits::{Bound, CONNECTION_STREAMS, Refused, StreamLimits};
 
-use super::{AdsService, Authenticator, Catalog, Client, Clients, NsName, PodFacts, Presented};
+use super::{
+    AdsService, Authenticator, Caller, Catalog, Client, Clients, NsName, PodFacts, Presented,
+    Purpose,
+};
 
 /// A catalog of route tables, and one pod.
 struct Fixture {
@@ -85,11 +87,14 @@ struct Trusting;
 
 #[tonic::async_trait]
 impl Authenticator for Trusting {
-    async fn authenticate(&self, presented: &Presented) -> Result<Option<SpiffeId>, Status> {
+    async fn authenticate(
+        &self,
+        presented: &Presented,
+        _purpose: Purpose,
+    ) -> Result<Option<Caller>, Status> {
         let parse = |token: &String| {
-            token
-                .parse()
-                .map_err(|_| Status::unauthenticated("not an id"))
+            let id = token.parse().map(|id| Caller { id, pod: None });
+            id.map_err(|_| Status::unauthenticated("not an id"))
         };
         presented.bearer.as_ref().map(parse).transpose()
     }
@@ -113,6 +118,7 @@ async fn start() -> Running {
         name: "cart-1".to_owned(),
     };
     let facts = PodFacts {
+        uid: None,
         service_account: "cart".to_owned(),
         labels: BTreeMap::new(),
     };
@@ -354,6 +360,7 @@ fn a_foreign_client_follows_the_labels_of_its_pod() {
     };
     let put = |revision: &str| {
         let facts = PodFacts {
+            uid: None,
             service_account: "gateway".to_owned(),
             labels: BTreeMap::from([("revision".to_owned(), revision.to_owned())]),
         };
@@ -365,8 +372,11 @@ fn a_foreign_client_follows_the_labels_of_its_pod() {
         ..Node::default()
     };
     let identify = |identity: &str| {
-        let identity = Some(identity.parse().unwrap());
-        Client::identify(&node, identity, &Presented::default(), &fixture)
+        let caller = Caller {
+            id: identity.parse().unwrap(),
+            pod: None,
+        };
+        Client::identify(&node, Some(caller), &Presented::default(), &fixture)
     };
     let early = identify("spiffe://cluster.local/ns/edge/sa/gateway").unwrap();
     assert!(early.labels.is_empty(), "the pod is not known yet");

@@ -18,6 +18,7 @@ fn peer(account: &str, not_after: SystemTime) -> PeerCertificate {
         subject: String::new(),
         sha256_hex: String::new(),
         not_after,
+        pod: None,
     }
 }
 

@@ -1,17 +1,17 @@
-//! Drives a rotation: asked for by `tasuki ca rotate` through the state dir, phase by phase, across restarts.
+//! Drives a rotation: asked for by `tasuki ca rotate`, or by another plug-in root, phase by phase, across restarts. Of several
+//! replicas the leader alone drives.
 //!
 //! | phase | what happens | goes on when |
 //! |---|---|---|
-//! | steady | one root | a request is in the state dir |
-//! | adding | the new root is in the trust bundle, the old one signs | every connected client has acknowledged the bundle |
+//! | steady | one root | somebody asks for it |
+//! | adding | the new root is in the trust bundle, the old one signs | every connected client has acknowledged the bundle, and every voice |
 //! | switched | the new root signs | the last certificate of the old root has expired |
 //! | steady | the old root is gone | |
 
 use std::time::SystemTime;
 
-use tasuki_identity::Error;
-use tasuki_identity::ca::Phase;
-use tasuki_identity::ca::rotation::{self, Progress, Request};
+use tasuki_identity::ca::rotation::{Progress, Request};
+use tasuki_identity::ca::{KeyRing, Phase};
 use tasuki_xds::model::TrustBundle;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
@@ -27,7 +27,7 @@ const RETURN: Duration = Duration::from_secs(15);
 const SKEW: Duration = Duration::from_secs(2);
 
 /// Says which connected clients have not acknowledged a trust bundle: `Clients::lacking`.
-pub type Lacking = Box<dyn Fn(&TrustBundle) -> Vec<String> + Send>;
+pub type Lacking = Box<dyn Fn(&TrustBundle) -> Vec<String> + Send + Sync>;
 
 /// See the module. To be spawned with [`Driver::run`].
 pub struct Driver {
@@ -57,7 +57,7 @@ impl Driver {
         let mut failed = String::new();
         loop {
             ticks.tick().await;
-            match self.tick(SystemTime::now()) {
+            match self.tick(SystemTime::now()).await {
                 Ok(()) => failed.clear(),
                 Err(error) => {
                     let text = error.to_string();
@@ -70,59 +70,71 @@ impl Driver {
         }
     }
 
-    fn tick(&mut self, now: SystemTime) -> Result<(), Error> {
-        let request = rotation::requested(self.authority.state_dir())?;
+    async fn tick(&mut self, now: SystemTime) -> anyhow::Result<()> {
+        self.authority.restore().await?;
+        let request = self.authority.requested()?;
         match (self.authority.phase(), request) {
-            (Phase::Steady { .. }, None) => Ok(()),
-            (Phase::Steady { .. }, Some(request)) => self.begin(request, now),
-            (Phase::Adding { .. }, request) => self.switch_when_trusted(request, now),
-            (Phase::Switched { .. }, request) => self.retire_when_expired(request, now),
+            (Phase::Steady { .. }, request) => self.begin(request, now).await,
+            (Phase::Adding { .. }, request) => self.switch_when_trusted(request, now).await,
+            (Phase::Switched { .. }, request) => self.retire_when_expired(request, now).await,
         }
     }
 
-    fn begin(&mut self, request: Request, now: SystemTime) -> Result<(), Error> {
-        let last = rotation::progress(self.authority.state_dir())?;
-        if last.is_some_and(|last| last.request == request.id) {
-            // Progress is reported only after the root was added: this request's rotation is over, and a crash kept the last
-            // report from being written. It must not start another one.
-            return self.report(Some(request), "the old root is retired".to_owned(), true);
+    async fn begin(&mut self, request: Option<Request>, now: SystemTime) -> anyhow::Result<()> {
+        let plugin = self.authority.awaiting();
+        if let Some(request) = &request {
+            let last = self.authority.progress()?;
+            if last.is_some_and(|last| last.request == request.id) {
+                // Progress is reported only after the root was added: this request's rotation is over, and a crash kept the last
+                // report from being written. It must not start another one.
+                let detail = "the old root is retired".to_owned();
+                return self.report(Some(request.clone()), detail, true).await;
+            }
+            if plugin.is_none() && self.authority.plugged() {
+                let detail = "nothing was done: the root is plugged in, and rotates when it is replaced where it comes from (Secret cacerts)";
+                return self
+                    .report(Some(request.clone()), detail.to_owned(), true)
+                    .await;
+            }
+        } else if plugin.is_none() {
+            return Ok(());
         }
         self.trusted_since = None;
-        self.authority.step(|ca| ca.add_root(now))?;
-        self.report(
-            Some(request),
-            "a new root is in the trust bundle".to_owned(),
-            false,
-        )
+        let step = |keys: &KeyRing| keys.add_root(plugin.as_ref(), now);
+        self.authority.step(step).await?;
+        let detail = "a new root is in the trust bundle".to_owned();
+        self.report(request, detail, false).await
     }
 
-    fn switch_when_trusted(
+    async fn switch_when_trusted(
         &mut self,
         request: Option<Request>,
         now: SystemTime,
-    ) -> Result<(), Error> {
-        let lacking = (self.lacking)(&self.authority.bundle());
+    ) -> anyhow::Result<()> {
+        let bundle = self.authority.bundle();
+        let mut lacking = (self.lacking)(&bundle);
+        lacking.extend(self.authority.0.voices.lacking(&bundle));
         if !lacking.is_empty() {
             self.trusted_since = None;
-            return self.report(request, waiting(&lacking), false);
+            return self.report(request, waiting(&lacking), false).await;
         }
         let since = *self.trusted_since.get_or_insert_with(Instant::now);
         if since.elapsed() < SETTLED || self.started.elapsed() < RETURN {
-            return self.report(
-                request,
-                "every connected client trusts the new root".to_owned(),
-                false,
-            );
+            let detail = "every connected client trusts the new root".to_owned();
+            return self.report(request, detail, false).await;
         }
-        self.authority.step(|ca| ca.switch_signer(now))?;
-        self.report(request, "the new root signs".to_owned(), false)
+        let ttl = self.authority.ttl();
+        let step = |keys: &KeyRing| keys.switch_signer(ttl, now);
+        self.authority.step(step).await?;
+        let detail = "the new root signs".to_owned();
+        self.report(request, detail, false).await
     }
 
-    fn retire_when_expired(
+    async fn retire_when_expired(
         &mut self,
         request: Option<Request>,
         now: SystemTime,
-    ) -> Result<(), Error> {
+    ) -> anyhow::Result<()> {
         let phase = self.authority.phase();
         let Some(end) = phase.old_leaves_end().map(|end| end + SKEW) else {
             return Ok(());
@@ -138,24 +150,23 @@ impl Driver {
                 }
                 _ => "the new root signs; certificates of the old one are about to end".to_owned(),
             };
-            return self.report(request, detail, false);
+            return self.report(request, detail, false).await;
         }
-        self.authority.step(|ca| ca.retire_old(now))?;
-        self.report(request, "the old root is retired".to_owned(), true)
+        self.authority.step(|keys| keys.retire_old(now)).await?;
+        let detail = "the old root is retired".to_owned();
+        self.report(request, detail, true).await
     }
 
-    /// For whoever waits in `tasuki ca rotate`; a rotation whose request was deleted goes on silently.
-    fn report(
+    /// For whoever waits in `tasuki ca rotate`; without a request, or when it was deleted, for the log only.
+    async fn report(
         &mut self,
         request: Option<Request>,
         detail: String,
         done: bool,
-    ) -> Result<(), Error> {
-        let Some(request) = request else {
-            return Ok(());
-        };
+    ) -> anyhow::Result<()> {
+        let asked = request.is_some();
         let progress = Progress {
-            request: request.id,
+            request: request.map(|request| request.id).unwrap_or_default(),
             done,
             detail,
         };
@@ -163,7 +174,9 @@ impl Driver {
             return Ok(());
         }
         tracing::info!(detail = progress.detail, "rotation");
-        rotation::report(self.authority.state_dir(), &progress)?;
+        if asked {
+            self.authority.report(&progress).await?;
+        }
         self.reported = Some(progress);
         Ok(())
     }

@@ -11,12 +11,12 @@ use tasuki_identity::proto::{
     IstioCertificateRequest, IstioCertificateResponse, IstioCertificateService,
     IstioCertificateServiceServer,
 };
-use tasuki_identity::{Error, SpiffeId};
+use tasuki_identity::{Error, PodRecord, SpiffeId};
 use tonic::{Code, Request, Response, Status};
 
 use super::Authority;
 use super::limit::SigningLimit;
-use crate::ads::{Authenticator, Catalog, NsName, Presented};
+use crate::ads::{Authenticator, Caller, Catalog, NsName, Presented, Purpose};
 
 /// A request with an RSA 4096 key has less than 4 KiB.
 const MAX_MESSAGE: usize = 32 * 1024;
@@ -77,25 +77,34 @@ impl CertificateService {
         presented: &Presented,
         request: &IstioCertificateRequest,
     ) -> Result<IstioCertificateResponse, Status> {
-        let id = self.authenticator.authenticate(presented).await?;
-        let id = id.ok_or_else(|| Status::unauthenticated("a certificate needs a token"))?;
+        let authenticated = self
+            .authenticator
+            .authenticate(presented, Purpose::Certificate);
+        let caller = authenticated.await?;
+        let caller =
+            caller.ok_or_else(|| Status::unauthenticated("a certificate needs a token"))?;
         presented.connection.standing.prove();
         presented.connection.standing.know();
-        self.check_pod(&id, request)?;
+        self.check_pod(&caller, request)?;
+        let Caller { id, pod } = caller;
         self.check_limit(&id)?;
         let asked = validity(request.validity_duration)?;
+        let record = pod.map(|pod| PodRecord::new(&pod.name.name, &pod.uid));
+        let record = record.transpose().map_err(refusal)?;
         let issued = self
             .authority
-            .sign(&request.csr, &id, asked)
+            .sign(&request.csr, &id, record.as_ref(), asked)
             .map_err(refusal)?;
         tracing::info!(%id, "certificate signed");
-        Ok(IstioCertificateResponse {
-            cert_chain: vec![issued.leaf_pem, issued.root_pem],
-        })
+        let mut cert_chain = vec![issued.leaf_pem];
+        cert_chain.extend(issued.intermediates_pem);
+        cert_chain.push(issued.root_pem);
+        Ok(IstioCertificateResponse { cert_chain })
     }
 
-    /// A pod claim must be true. None is needed: gateways have no Pod, and the certificate says the service account only.
-    fn check_pod(&self, id: &SpiffeId, request: &IstioCertificateRequest) -> Result<(), Status> {
+    /// A pod claim must be true. None is needed: gateways claim none, and the certificate says the service account, and the Pod
+    /// that was proven.
+    fn check_pod(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<(), Status> {
         let claim = request.pod().map_err(Status::invalid_argument)?;
         let Some((namespace, name)) = claim else {
             return Ok(());
@@ -104,6 +113,11 @@ impl CertificateService {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
+        let id = &caller.id;
+        if caller.pod.is_some() {
+            // It was seen to live a moment ago, and may be newer than what we were told.
+            return caller.check_claim(&pod);
+        }
         let account = self.workloads.service_account(&pod);
         if namespace == id.namespace() && account.as_deref() == Some(id.service_account()) {
             return Ok(());

@@ -56,8 +56,10 @@ fn service(authority: &Authority, registry: &Registry) -> CertificateService {
         (pod("cart-1"), "cart"),
         (pod("pay-1"), "pay"),
     ]));
-    let authenticator =
-        Arc::new(StateDirAuthenticator::new(authority.state_dir(), domain()).unwrap());
+    let Store::Directory { state_dir, .. } = &authority.0.store else {
+        unreachable!("a folder was opened")
+    };
+    let authenticator = Arc::new(StateDirAuthenticator::new(state_dir, domain()).unwrap());
     CertificateService::new(authority.clone(), authenticator, pods, registry).unwrap()
 }
 
@@ -101,7 +103,7 @@ impl ControlPlane {
         &self,
         own: Option<&WorkloadCertificate>,
     ) -> Result<Channel, tonic::transport::Error> {
-        let roots = Roots::from_file(&tasuki_identity::ca::bundle_path(self.dir.path())).unwrap();
+        let roots = Roots::from_file(&ca::bundle_path(self.dir.path())).unwrap();
         let config = client_config(own, &roots, ServerIdentity::Dns, &[b"h2"]).unwrap();
         dial(self.tls, config).await
     }
@@ -311,14 +313,17 @@ async fn the_servers_certificate_follows_the_roots() {
     let control = ControlPlane::start().await;
     let old_roots = control.authority.roots();
     let now = SystemTime::now();
-    control.authority.step(|ca| ca.add_root(now)).unwrap();
-    control.authority.step(|ca| ca.switch_signer(now)).unwrap();
+    let step = |keys: &KeyRing| keys.add_root(None, now);
+    control.authority.step(step).await.unwrap();
+    let step = |keys: &KeyRing| keys.switch_signer(TTL, now);
+    control.authority.step(step).await.unwrap();
     let config = |roots: &Roots| client_config(None, roots, ServerIdentity::Dns, &[b"h2"]).unwrap();
     // Until the end the server is one for those who were away and know the old root only.
     assert!(dial(control.tls, config(&old_roots)).await.is_ok());
     control
         .authority
-        .step(|ca| ca.retire_old(now + 2 * TTL))
+        .step(|keys| keys.retire_old(now + 2 * TTL))
+        .await
         .unwrap();
     let new_roots = control.authority.roots();
     // The renewal runs in another task: each failed dial gives it its turn.

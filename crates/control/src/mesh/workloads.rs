@@ -16,6 +16,8 @@ use tasuki_xds::model::endpoint::WorkloadRef;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     pub id: NamespacedName,
+    /// Files have none.
+    pub uid: Option<String>,
     pub labels: BTreeMap<String, String>,
     pub service_account: String,
     pub addresses: Vec<IpAddr>,
@@ -133,6 +135,7 @@ impl Workload {
             identity: SpiffeId::new(trust_domain, &id.namespace, &pod.service_account)
                 .map(|id| id.to_string())
                 .unwrap_or_default(),
+            uid: pod.meta.uid.clone(),
             service_account: pod.service_account.clone(),
             host_network: pod.host_network,
             addresses: if ended { Vec::new() } else { pod.ips.clone() },

@@ -1,6 +1,8 @@
 //! A Kubernetes cluster: its API server is the store, and the control plane's replicas keep nothing of their own.
 
+use std::env;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,6 +12,8 @@ use tasuki_identity::TrustDomain;
 use tasuki_kubernetes::names;
 
 use super::{Cluster, Platform};
+use crate::auth::kubernetes::KubernetesAuthenticator;
+use crate::ca;
 use crate::leader::{self, Campaign};
 use crate::settings::Settings;
 use crate::source::kubernetes::{self as source, watch::WATCH_SECONDS};
@@ -26,30 +30,31 @@ const READ: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
 pub async fn open(settings: &Settings, trust_domain: &TrustDomain) -> anyhow::Result<Platform> {
     let client = client(settings.kubeconfig.as_deref()).await?;
     let objects = source::follow(&client).await;
-    let state_dir = settings
-        .state_dir
-        .as_deref()
-        .context("--state-dir is needed")?;
-    let authority = crate::ca::Authority::open(state_dir, trust_domain, settings.certificate_ttl)?;
-    let authenticator = crate::auth::StateDirAuthenticator::new(state_dir, trust_domain.clone())?;
+    let namespace = namespace();
+    let ttl = settings.certificate_ttl;
+    let authority = ca::cluster::open(&client, &namespace, trust_domain, ttl).await?;
+    let pod = env::var("POD_NAME").ok();
+    let identity = leader::identity(pod.as_deref());
+    let campaign = Campaign::start(client.clone(), &namespace, identity);
+    let authenticator =
+        KubernetesAuthenticator::new(client.clone(), objects.clone(), trust_domain.clone());
     Ok(Platform {
         objects,
         authority,
-        authenticator: std::sync::Arc::new(authenticator),
+        authenticator: Arc::new(authenticator),
         cluster: Some(Cluster {
-            campaign: campaign(&client),
             client,
+            campaign,
+            namespace,
         }),
     })
 }
 
-/// This replica stands for election in the namespace of its pod.
-fn campaign(client: &Client) -> Campaign {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let namespace = variable("POD_NAMESPACE");
-    let namespace = namespace.as_deref().unwrap_or(names::SYSTEM_NAMESPACE);
-    let identity = leader::identity(variable("POD_NAME").as_deref());
-    Campaign::start(client.clone(), namespace, identity)
+/// Where this control plane lives: the downward API tells it.
+fn namespace() -> String {
+    let told = env::var("POD_NAMESPACE").ok();
+    told.filter(|namespace| !namespace.is_empty())
+        .unwrap_or_else(|| names::SYSTEM_NAMESPACE.to_owned())
 }
 
 /// A client for the API server; it connects when it is used.

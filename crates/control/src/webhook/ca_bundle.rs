@@ -4,6 +4,7 @@
 //! of a configuration, and now and then. During a rotation it has both roots before any certificate changes.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -17,9 +18,12 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tasuki_identity::Roots;
 use tasuki_kubernetes::names;
+use tasuki_xds::model::TrustBundle;
 
 use crate::ca::Authority;
+use crate::ca::voices::Voice;
 use crate::leader::{Leadership, while_leading};
 
 /// Also without a change: a watch may miss one for as long as it is broken.
@@ -29,11 +33,17 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Keeps both configurations right while this replica leads. Never ends; to be spawned.
 pub async fn keep(client: Client, authority: Authority, leadership: Leadership) {
-    while_leading(leadership, || follow(client.clone(), authority.clone())).await;
+    // There before anything is rotated: a new root is not used before the API server knows it.
+    let voice = authority.voice("the webhook configurations");
+    while_leading(leadership, || {
+        follow(client.clone(), authority.clone(), voice.clone())
+    })
+    .await;
 }
 
-async fn follow(client: Client, authority: Authority) {
+async fn follow(client: Client, authority: Authority, voice: Arc<Voice>) {
     let mut bundles = authority.bundles();
+    voice.withdraw();
     let mutating: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let validating: Api<ValidatingWebhookConfiguration> = Api::all(client);
     let ours = || watcher::Config::default().fields(&format!("metadata.name={}", names::CONTROL));
@@ -47,14 +57,17 @@ async fn follow(client: Client, authority: Authority) {
     );
     let mut changes = std::pin::pin!(changes);
     loop {
-        bundles.mark_unchanged();
-        let pem = authority.roots().to_pem();
+        let bundle = bundles.borrow_and_update().clone();
+        let pem = bundle_pem(&bundle);
         let patched = async {
             patch(&mutating, &pem).await?;
             patch(&validating, &pem).await
         };
         let wait = match patched.await {
-            Ok(()) => EVERY,
+            Ok(()) => {
+                voice.confirm(&bundle);
+                EVERY
+            }
             Err(error) => {
                 tracing::warn!(%error, "the webhook configurations' caBundle could not be written");
                 AGAIN
@@ -68,6 +81,13 @@ async fn follow(client: Client, authority: Authority) {
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+fn bundle_pem(bundle: &TrustBundle) -> String {
+    // The authority's own roots, which have been parsed before.
+    Roots::from_der(bundle.roots.clone())
+        .map(|roots| roots.to_pem())
+        .unwrap_or_default()
 }
 
 /// Nothing to do where the configuration is not installed.

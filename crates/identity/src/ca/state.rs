@@ -1,12 +1,10 @@
 //! `state.json`: the phase that a certificate authority is in.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::files;
 use crate::id::TrustDomain;
 
 pub(super) const FILE: &str = "state.json";
@@ -17,7 +15,7 @@ const VERSION: u32 = 1;
 pub(super) struct State {
     pub(super) version: u32,
     pub(super) trust_domain: String,
-    /// Of any certificate signed so far.
+    /// No certificate that is signed may live longer.
     pub(super) longest_ttl_seconds: u64,
     pub(super) phase: Phase,
 }
@@ -86,33 +84,19 @@ impl State {
         }
     }
 
-    pub(super) fn load(dir: &Path) -> Result<Option<Self>, Error> {
-        let path = dir.join(FILE);
-        let Some(text) = files::read(&path)? else {
-            return Ok(None);
-        };
-        match serde_json::from_str::<State>(&text) {
-            Ok(state) if state.version == VERSION => Ok(Some(state)),
-            Ok(state) => Err(Error::State {
-                path,
-                reason: format!("unknown version {}", state.version),
-            }),
-            Err(error) => Err(Error::State {
-                path,
-                reason: error.to_string(),
-            }),
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        match serde_json::from_str::<State>(text) {
+            Ok(state) if state.version == VERSION => Ok(state),
+            Ok(state) => Err(Error::state(
+                FILE,
+                format!("unknown version {}", state.version),
+            )),
+            Err(error) => Err(Error::state(FILE, error.to_string())),
         }
     }
 
-    pub(super) fn save(&self, dir: &Path) -> Result<(), Error> {
-        let path = dir.join(FILE);
-        match serde_json::to_string_pretty(self) {
-            Ok(text) => files::replace(&path, &text, files::PUBLIC),
-            Err(error) => Err(Error::State {
-                path,
-                reason: error.to_string(),
-            }),
-        }
+    pub(super) fn text(&self) -> Result<String, Error> {
+        serde_json::to_string_pretty(self).map_err(|error| Error::state(FILE, error.to_string()))
     }
 }
 

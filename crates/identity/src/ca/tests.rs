@@ -7,6 +7,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
 use crate::csr::CsrPem;
+use crate::csr::{key_and_csr, uri_name};
+use rcgen::{CertificateParams, IsCa};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -182,20 +184,20 @@ fn rotation_step_by_step_with_crashes() {
     };
     let mut ca = open(&dir);
     let old = root_of(&mut ca);
-    assert!(ca.switch_signer(now).is_err() && ca.retire_old(now).is_err());
-    ca.add_root(now).unwrap();
+    assert!(ca.keys().switch_signer(HOUR, now).is_err() && ca.keys().retire_old(now).is_err());
+    ca.step(|keys| keys.add_root(None, now)).unwrap();
     drop(ca);
 
     let mut ca = open(&dir);
-    assert!(matches!(ca.phase(), Phase::Adding { .. }));
+    assert!(matches!(ca.keys().phase(), Phase::Adding { .. }));
     assert_eq!(ca.roots().certificates().len(), 2);
     assert_eq!(
         root_of(&mut ca),
         old,
         "the new root is not used before all trust it"
     );
-    assert!(ca.add_root(now).is_err());
-    ca.switch_signer(now).unwrap();
+    assert!(ca.keys().add_root(None, now).is_err());
+    ca.step(|keys| keys.switch_signer(HOUR, now)).unwrap();
     drop(ca);
 
     let mut ca = open(&dir);
@@ -213,12 +215,17 @@ fn rotation_step_by_step_with_crashes() {
         old_root.subject(),
         "proxies that were away know only the old root"
     );
-    assert!(ca.retire_old(now + HOUR - Duration::from_secs(1)).is_err());
-    ca.retire_old(now + HOUR + Duration::from_secs(1)).unwrap();
+    assert!(
+        ca.keys()
+            .retire_old(now + HOUR - Duration::from_secs(1))
+            .is_err()
+    );
+    let over = now + HOUR + Duration::from_secs(1);
+    ca.step(|keys| keys.retire_old(over)).unwrap();
     drop(ca);
 
     let ca = open(&dir);
-    assert!(matches!(ca.phase(), Phase::Steady { .. }));
+    assert!(matches!(ca.keys().phase(), Phase::Steady { .. }));
     assert_eq!(ca.roots().to_pem(), new);
     assert_eq!(
         std::fs::read_to_string(bundle_path(dir.path())).unwrap(),

@@ -27,7 +27,7 @@ impl Mesh {
     }
 
     fn id(&self, account: &str) -> SpiffeId {
-        SpiffeId::new(self.ca.trust_domain(), "shop", account).unwrap()
+        SpiffeId::new(self.ca.keys().trust_domain(), "shop", account).unwrap()
     }
 
     fn certificate(&mut self, account: &str) -> WorkloadCertificate {
@@ -132,7 +132,7 @@ async fn two_workloads_meet() {
 #[tokio::test]
 async fn another_authority_is_refused_both_ways() {
     let (mut mesh, mut other) = (Mesh::new("cluster.local"), Mesh::new("cluster.local"));
-    let any = |mesh: &Mesh| ServerIdentity::TrustDomain(mesh.ca.trust_domain().clone());
+    let any = |mesh: &Mesh| ServerIdentity::TrustDomain(mesh.ca.keys().trust_domain().clone());
     let server = mesh.server("cart", ClientAuth::Required);
     let stranger = other.client("web", any(&other));
     assert!(
@@ -222,7 +222,7 @@ async fn clients_without_certificate() {
 async fn expired_and_not_yet_valid_are_refused() {
     let mut mesh = Mesh::new("cluster.local");
     let now = SystemTime::now();
-    let any = ServerIdentity::TrustDomain(mesh.ca.trust_domain().clone());
+    let any = ServerIdentity::TrustDomain(mesh.ca.keys().trust_domain().clone());
     for (issued, works) in [(now - 3 * HOUR, false), (now + HOUR, false), (now, true)] {
         let (web, cart) = (mesh.id("web"), mesh.id("cart"));
         let odd = mesh.ca.workload_certificate(&web, HOUR, issued).unwrap();
@@ -260,8 +260,8 @@ async fn both_roots_are_accepted_during_a_rotation_and_the_old_one_is_not_after(
     let mut mesh = Mesh::new("cluster.local");
     let now = SystemTime::now();
     let old = mesh.certificate("web");
-    mesh.ca.add_root(now).unwrap();
-    mesh.ca.switch_signer(now).unwrap();
+    mesh.ca.step(|keys| keys.add_root(None, now)).unwrap();
+    mesh.ca.step(|keys| keys.switch_signer(HOUR, now)).unwrap();
     let expected = any_of(&[mesh.id("cart")]);
     let client = client_config(Some(&old), mesh.ca.roots(), expected.clone(), &[]).unwrap();
     let server = mesh.server("cart", ClientAuth::Required);
@@ -270,7 +270,9 @@ async fn both_roots_are_accepted_during_a_rotation_and_the_old_one_is_not_after(
     meet(mesh.server("cart", ClientAuth::Required), renewed)
         .await
         .unwrap();
-    mesh.ca.retire_old(now + 2 * HOUR).unwrap();
+    mesh.ca
+        .step(|keys| keys.retire_old(now + 2 * HOUR))
+        .unwrap();
     assert!(
         meet(mesh.server("cart", ClientAuth::Required), client)
             .await

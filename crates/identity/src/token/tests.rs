@@ -1,7 +1,5 @@
 //! Join tokens: what is accepted, and what is refused.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tempfile::TempDir;
 
 use super::*;
@@ -145,4 +143,32 @@ fn whoever_comes_first_makes_the_key() {
         std::fs::read_dir(dir.path().join("token")).unwrap().count(),
         1
     );
+}
+
+#[test]
+fn a_glance_keeps_nonsense_from_whoever_verifies() {
+    let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let token = |json: &str| format!("x.{}.y", URL_SAFE_NO_PAD.encode(json));
+    let look = |token: &str| glance(token, "tasuki-ca", now);
+    assert!(look(&token(r#"{"aud":["a","tasuki-ca"],"exp":1000001}"#)).is_ok());
+    assert!(look(&token(r#"{"aud":"tasuki-ca","exp":1000001}"#)).is_ok());
+    assert!(look(&token(r#"{"aud":"tasuki-ca","exp":999971}"#)).is_ok());
+    for bad in [
+        "",
+        "a.b",
+        "a.b.c",
+        "a.b.c.d",
+        &token(r#"{"aud":["other"],"exp":1000001}"#),
+        &token(r#"{"exp":1000001}"#),
+        &token(r#"{"aud":["tasuki-ca"]}"#),
+        &token(r#"{"aud":["tasuki-ca"],"exp":999970}"#),
+        &token(r#"{"aud":7,"exp":1000001}"#),
+        &format!(
+            "{}{}",
+            token(r#"{"aud":"tasuki-ca","exp":1000001}"#),
+            "y".repeat(20_000)
+        ),
+    ] {
+        assert!(look(bad).is_err(), "{bad}");
+    }
 }

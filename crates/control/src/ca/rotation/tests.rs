@@ -32,7 +32,7 @@ impl Fixture {
         let authority = Authority::open(self.dir.path(), &domain, TTL).unwrap();
         let id = SpiffeId::new(&domain, "shop", "cart").unwrap();
         authority
-            .sign(key_and_csr(&id).unwrap().1.as_str(), &id, None)
+            .sign(key_and_csr(&id).unwrap().1.as_str(), &id, None, None)
             .unwrap();
         let lacking = Arc::clone(&self.lacking);
         Driver::new(
@@ -47,7 +47,7 @@ impl Fixture {
 
     async fn pass(&self, driver: &mut Driver, time: Duration) {
         advance(time).await;
-        driver.tick(self.now).unwrap();
+        driver.tick(self.now).await.unwrap();
     }
 
     fn detail(&self) -> String {
@@ -87,10 +87,11 @@ async fn nobody_is_left_behind() {
     assert!(matches!(driver.authority.phase(), Phase::Switched { .. }));
     assert!(!bundles.has_changed().unwrap());
 
-    driver.tick(f.now + TTL).unwrap();
+    driver.tick(f.now + TTL).await.unwrap();
     assert!(matches!(driver.authority.phase(), Phase::Switched { .. }));
     driver
         .tick(f.now + TTL + SKEW + Duration::from_secs(1))
+        .await
         .unwrap();
     assert!(matches!(driver.authority.phase(), Phase::Steady { .. }));
     assert_eq!(bundles.borrow_and_update().roots.len(), 1);
@@ -128,7 +129,8 @@ async fn a_crash_before_the_last_report_does_not_rotate_again() {
     f.pass(&mut driver, SETTLED).await;
     driver
         .authority
-        .step(|ca| ca.retire_old(f.now + 2 * TTL))
+        .step(|keys| keys.retire_old(f.now + 2 * TTL))
+        .await
         .unwrap();
     let root = driver.authority.bundle();
     drop(driver);
