@@ -38,7 +38,7 @@ inside() {
 
 # Runs a command in the network of the cluster and with the files of this machine.
 in_network() {
-    PATH="$cache:$PATH" KUBECONFIG="$keys/admin.kubeconfig" KUBECACHEDIR="$state/kubectl" \
+    PATH="$cache:$PATH" TASUKI_CLUSTER="$here/../cluster" KUBECONFIG="$keys/admin.kubeconfig" KUBECACHEDIR="$state/kubectl" \
         nsenter --net="/proc/$(node_pid)/ns/net" -- "$@"
 }
 

@@ -62,17 +62,26 @@ build_programs() {
     flock "$lock"
     local entry name package current started minor=${KUBERNETES#*.} version=k8s.io/component-base/version
     local flags="-s -w -X $version.gitVersion=v$KUBERNETES -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*}"
+    local missing=() new
     for entry in "${PROGRAMS[@]}"; do
         name=${entry%%=*} package=${entry#*=}
         current=$(stamp "$package" "$flags")
-        [ "$(cat "$cache/$name.stamp" 2>/dev/null)" = "$current" ] && [ -x "$cache/$name" ] && continue
-        [ -n "${checked:-}" ] || { go_toolchain; checked=yes; }
-        started=$SECONDS
-        (cd "$here" && CGO_ENABLED=0 nice go build -trimpath -ldflags "$flags" -o "$cache/$name.new" "$package")
-        mv "$cache/$name.new" "$cache/$name"
-        echo "$current" >"$cache/$name.stamp"
-        say "built $name in $((SECONDS - started)) s"
+        [ "$(cat "$cache/$name.stamp" 2>/dev/null)" = "$current" ] && [ -x "$cache/$name" ] || missing+=("$entry")
     done
+    if [ ${#missing[@]} -gt 0 ]; then
+        go_toolchain
+        started=$SECONDS
+        new=$(mktemp -d "$cache/new.XXXXXX")
+        # All at once: they share most of their packages, and some are linked while others are still compiled.
+        (cd "$here" && CGO_ENABLED=0 nice go build -trimpath -ldflags "$flags" -o "$new/" "${missing[@]#*=}")
+        for entry in "${missing[@]}"; do
+            name=${entry%%=*} package=${entry#*=}
+            mv "$new/$(basename "${package%/v[0-9]}")" "$cache/$name"
+            stamp "$package" "$flags" >"$cache/$name.stamp"
+        done
+        rm -rf "$new"
+        say "built ${missing[*]%%=*} in $((SECONDS - started)) s"
+    fi
     for entry in "${IMAGES[@]}"; do
         name=${entry%%=*}
         [ "$cache/$name.tar" -nt "$cache/$name" ] && continue

@@ -6,6 +6,7 @@
 
 pub mod binaries;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod load;
 pub mod mesh;

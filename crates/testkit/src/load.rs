@@ -1,4 +1,4 @@
-//! A load client: HTTP/1.1, HTTP/2 or gRPC at a given concurrency and rate, bounded by a number of
+//! A load client: HTTP/1.1, HTTP/2, gRPC calls or gRPC streams at a given concurrency and rate, bounded by a number of
 //! requests or a time, that remembers every outcome.
 
 mod connection;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::Method;
 use tokio::sync::mpsc;
 
-use connection::Connection;
+use connection::{Body, Connection};
 pub use report::{Report, Sample};
 
 /// What is spoken.
@@ -21,7 +21,16 @@ pub use report::{Report, Sample};
 pub enum Protocol {
     Http1,
     Http2,
+    /// One message in each direction.
     Grpc,
+    /// [`Plan::messages`] messages, each of which comes back.
+    GrpcStream,
+}
+
+impl Protocol {
+    fn is_grpc(self) -> bool {
+        matches!(self, Self::Grpc | Self::GrpcStream)
+    }
 }
 
 /// What to send.
@@ -34,7 +43,10 @@ pub struct Plan {
     pub method: Method,
     pub path: String,
     pub headers: Vec<(String, String)>,
+    /// Of a gRPC call: each message.
     pub body: Bytes,
+    /// Messages of a gRPC stream, and the time between them.
+    pub messages: (u32, Duration),
     /// Requests in flight. Each has a connection of its own, unless `connections` says fewer (HTTP/2 only).
     pub concurrency: usize,
     /// HTTP/2 connections; 0: as many as `concurrency`.
@@ -62,6 +74,7 @@ impl Plan {
             path: "/".to_owned(),
             headers: Vec::new(),
             body: Bytes::new(),
+            messages: (10, Duration::from_millis(50)),
             concurrency: 1,
             connections: 0,
             requests: None,
@@ -213,16 +226,20 @@ async fn one(plan: &Plan, slot: &Slot, once: Option<String>) -> anyhow::Result<(
         connection.ready().await?;
         connection.send(plan.request(once)?)
     };
-    connection::finish(sending, plan.protocol).await
+    let answer = connection::finish(sending, plan.protocol).await?;
+    let expected = plan.messages.0 as usize * connection::grpc_message(&plan.body).len();
+    if plan.protocol == Protocol::GrpcStream
+        && answer.outcome == "grpc:0"
+        && answer.length != expected
+    {
+        anyhow::bail!("{} bytes of {expected} came back", answer.length);
+    }
+    Ok((answer.outcome, answer.backend))
 }
 
 impl Plan {
-    fn request(
-        &self,
-        once: Option<String>,
-    ) -> anyhow::Result<http::Request<http_body_util::Full<Bytes>>> {
+    fn request(&self, once: Option<String>) -> anyhow::Result<http::Request<Body>> {
         let mut request = http::Request::builder();
-        let mut body = self.body.clone();
         request = match self.protocol {
             Protocol::Http1 => request
                 .method(self.method.clone())
@@ -232,8 +249,7 @@ impl Plan {
                 .method(self.method.clone())
                 .uri(format!("http://{}{}", self.authority, self.path))
                 .version(http::Version::HTTP_2),
-            Protocol::Grpc => {
-                body = connection::grpc_message(&self.body);
+            Protocol::Grpc | Protocol::GrpcStream => {
                 let path = if self.path == "/" {
                     "/echo.Echo/Unary"
                 } else {
@@ -254,6 +270,12 @@ impl Plan {
         if let Some(key) = once {
             request = request.header("x-once", key);
         }
-        Ok(request.body(http_body_util::Full::new(body))?)
+        let message = || connection::grpc_message(&self.body);
+        let body = match self.protocol {
+            Protocol::Http1 | Protocol::Http2 => connection::whole(self.body.clone()),
+            Protocol::Grpc => connection::whole(message()),
+            Protocol::GrpcStream => connection::paced(message(), self.messages),
+        };
+        Ok(request.body(body)?)
     }
 }

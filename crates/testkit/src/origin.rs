@@ -5,6 +5,7 @@ pub mod http;
 pub mod messages;
 pub mod rude;
 pub mod tcp;
+mod tls;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -36,6 +37,7 @@ pub struct Controls {
     /// What [`Kind::Messages`] has sent by itself.
     pub messages: AtomicU64,
     released: watch::Sender<bool>,
+    ending: watch::Sender<bool>,
     executed: Mutex<HashMap<String, u32>>,
 }
 
@@ -44,6 +46,11 @@ impl Controls {
     pub fn fail(&self, percent: u32, status: u16) {
         self.fail_status.store(u32::from(status), Ordering::Relaxed);
         self.fail_percent.store(percent, Ordering::Relaxed);
+    }
+
+    /// Has every HTTP connection end after the requests that are on it.
+    pub fn end(&self) {
+        self.ending.send_replace(true);
     }
 
     /// Lets the held streams of [`Kind::Messages`] read.
@@ -81,6 +88,8 @@ impl Controls {
 pub enum Kind {
     /// HTTP/1.1, h2c with prior knowledge, gRPC.
     Http,
+    /// The same over TLS, with a certificate that nobody trusts.
+    Https,
     /// Every byte comes back.
     Echo,
     /// Says `220 NAME` first, then echoes.
@@ -168,7 +177,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 pub async fn run(listener: TcpListener, name: String, controls: Arc<Controls>, kind: Kind) {
     let name: Arc<str> = name.into();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             // Out of file descriptors: let some connection end.
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
@@ -179,7 +188,11 @@ pub async fn run(listener: TcpListener, name: String, controls: Arc<Controls>, k
         match kind {
             Kind::Http => tokio::spawn(counted(
                 Arc::clone(&controls),
-                http::serve(stream, name, shared),
+                http::serve(stream, peer, name, shared),
+            )),
+            Kind::Https => tokio::spawn(counted(
+                Arc::clone(&controls),
+                tls::serve(stream, peer, name, shared),
             )),
             Kind::Echo => tokio::spawn(counted(Arc::clone(&controls), tcp::echo(stream, None))),
             Kind::ServerFirst => tokio::spawn(counted(

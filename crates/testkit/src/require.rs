@@ -13,10 +13,16 @@ pub enum Need<'a> {
     Program(&'a str),
     /// The Python environment that `tests/run` makes.
     Python,
+    /// A Kubernetes beside this process: `tests/cluster test`.
+    Cluster,
 }
 
-/// True if all is there. Otherwise reports the skip (or panics where none is allowed) and returns false.
+/// True if all is there, and false without a word for what `tests/run` does later. Otherwise reports the skip (or panics where none is allowed) and returns false.
 pub fn have(test: &str, needs: &[Need<'_>]) -> bool {
+    let later = std::env::var_os("TASUKI_CLUSTER_LATER").is_some();
+    if later && needs.iter().any(|need| matches!(need, Need::Cluster)) {
+        return false;
+    }
     let Some(reason) = needs.iter().find_map(|need| missing(*need)) else {
         return true;
     };
@@ -48,6 +54,9 @@ pub fn missing(need: Need<'_>) -> Option<String> {
         Need::Python => python()
             .is_none()
             .then(|| "no Python environment: run tests/run".to_owned()),
+        Need::Cluster => crate::cluster::Cluster::find()
+            .is_none()
+            .then(|| "no cluster beside it: tests/cluster test".to_owned()),
     }
 }
 

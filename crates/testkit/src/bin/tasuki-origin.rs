@@ -2,17 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use tasuki_testkit::origin::{Controls, Kind, run};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 struct Arguments {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// What `x-backend` says.
-    #[arg(long, default_value = "origin")]
+    /// What `x-backend` says; in a container its pod's name.
+    #[arg(long, env = "HOSTNAME", default_value = "origin")]
     name: String,
     #[arg(long, value_enum, default_value = "http")]
     kind: What,
@@ -26,6 +29,7 @@ struct Arguments {
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
     Http,
+    Https,
     Echo,
     ServerFirst,
 }
@@ -37,11 +41,21 @@ async fn main() -> anyhow::Result<()> {
     controls.fail(arguments.fail_percent, arguments.fail_status);
     let kind = match arguments.kind {
         What::Http => Kind::Http,
+        What::Https => Kind::Https,
         What::Echo => Kind::Echo,
         What::ServerFirst => Kind::ServerFirst,
     };
     let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
     println!("listening on {}", listener.local_addr()?);
-    run(listener, arguments.name, controls, kind).await;
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        () = run(listener, arguments.name, Arc::clone(&controls), kind) => {}
+        _ = terminated.recv() => {}
+    }
+    // As a well-behaved application has it: no new connections, no new requests, and the end of those that are here.
+    controls.end();
+    while controls.open.load(Ordering::Relaxed) > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     Ok(())
 }

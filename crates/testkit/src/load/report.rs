@@ -51,6 +51,20 @@ impl Report {
         self.total() - self.succeeded()
     }
 
+    /// When each failed request was sent, in seconds, and what became of it.
+    fn failures(&self) -> impl Iterator<Item = String> {
+        self.samples
+            .iter()
+            .filter(|sample| !sample.succeeded())
+            .map(|sample| {
+                let (sent, took) = (sample.sent.as_secs_f64(), sample.latency.as_secs_f64());
+                format!(
+                    "{sent:.3} s: {} {} after {took:.3} s",
+                    sample.outcome, sample.backend
+                )
+            })
+    }
+
     /// Requests by status or error.
     pub fn by_outcome(&self) -> BTreeMap<&str, u64> {
         count(self.samples.iter().map(|sample| sample.outcome.as_str()))
@@ -103,6 +117,7 @@ impl Report {
             "succeeded": self.succeeded(),
             "seconds": self.elapsed.as_secs_f64(),
             "outcomes": self.by_outcome(),
+            "failures": self.failures().take(20).collect::<Vec<_>>(),
             "backends": self.by_backend(),
             "latency_us": { "p50": micros(0.5), "p90": micros(0.9), "p99": micros(0.99), "max": micros(1.0) },
         })

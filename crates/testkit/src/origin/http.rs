@@ -8,13 +8,14 @@
 //! | `/sink` | reads the body, answers its length |
 //! | `/echo` | the body, as it comes |
 //! | `/abort` | the connection or stream breaks |
+//! | `/controls/fail/PERCENT` | from now on that share of requests is answered 503 |
 //! | anything else | JSON: who answered, what arrived |
 //!
-//! gRPC: every message comes back; `/status.Service/CODE` ends with that grpc-status. An upgrade of any
-//! token is echoed. Each answer names the origin in `x-backend`.
+//! gRPC: every message comes back; `/status.Service/CODE` ends with that grpc-status, and a health check says that it
+//! serves. An upgrade of any token is echoed. Each answer names the origin in `x-backend`.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,22 +29,23 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Controls;
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// Serves one connection.
-pub async fn serve(stream: TcpStream, name: Arc<str>, controls: Arc<Controls>) {
-    let peer = stream.peer_addr().map(|address| address.ip());
+pub async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    name: Arc<str>,
+    controls: Arc<Controls>,
+) {
+    let mut ending = controls.ending.subscribe();
     let service = hyper::service::service_fn(move |request| {
-        let (name, controls, peer) = (
-            Arc::clone(&name),
-            Arc::clone(&controls),
-            peer.as_ref().ok().copied(),
-        );
-        async move { handle(request, &name, &controls, peer).await }
+        let (name, controls) = (Arc::clone(&name), Arc::clone(&controls));
+        async move { handle(request, &name, &controls, peer.ip()).await }
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).half_close(true);
@@ -52,18 +54,27 @@ pub async fn serve(stream: TcpStream, name: Arc<str>, controls: Arc<Controls>) {
         .timer(TokioTimer::new())
         .enable_connect_protocol()
         .max_concurrent_streams(10_000);
-    // A broken connection is what some of the tests are about.
-    let _ = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .await;
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        // A broken connection is what some of the tests are about.
+        _ = &mut connection => return,
+        _ = ending.wait_for(|ending| *ending) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }
 
 async fn handle(
     request: Request<Incoming>,
     name: &str,
     controls: &Controls,
-    peer: Option<IpAddr>,
+    peer: IpAddr,
 ) -> Result<Response<Body>> {
+    if let Some(percent) = request.uri().path().strip_prefix("/controls/fail/") {
+        controls.fail(percent.parse()?, 503);
+        return Ok(text(200, String::new()));
+    }
     controls.requests.fetch_add(1, Ordering::Relaxed);
     let delay = controls.delay_ms.load(Ordering::Relaxed);
     if delay > 0 {
@@ -93,11 +104,7 @@ fn fail(headers: &HeaderMap, controls: &Controls) -> Response<Body> {
     text(status, "failing on demand\n".to_owned())
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    name: &str,
-    peer: Option<IpAddr>,
-) -> Result<Response<Body>> {
+async fn answer(request: Request<Incoming>, name: &str, peer: IpAddr) -> Result<Response<Body>> {
     if request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT {
         return Ok(upgrade(request));
     }
@@ -125,11 +132,7 @@ async fn answer(
 }
 
 /// Who answered and what arrived, as JSON.
-async fn describe(
-    request: Request<Incoming>,
-    name: &str,
-    peer: Option<IpAddr>,
-) -> Result<Response<Body>> {
+async fn describe(request: Request<Incoming>, name: &str, peer: IpAddr) -> Result<Response<Body>> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?;
     let trailers = body.trailers().map(pairs);
@@ -139,7 +142,7 @@ async fn describe(
         "target": parts.uri.path_and_query().map_or("", |path| path.as_str()),
         "authority": parts.uri.authority().map(|a| a.as_str()).or_else(|| parts.headers.get(header::HOST)?.to_str().ok()),
         "version": format!("{:?}", parts.version),
-        "peer": peer.map(|ip| ip.to_string()),
+        "peer": peer.to_string(),
         "headers": pairs(&parts.headers),
         "body": String::from_utf8_lossy(&body.to_bytes()),
         "trailers": trailers,
@@ -192,6 +195,9 @@ async fn sink(mut body: Incoming) -> Result<Response<Body>> {
     Ok(text(200, format!("{length}\n")))
 }
 
+/// A message of five bytes' head and the field `status` of `grpc.health.v1.HealthCheckResponse`, 1.
+const SERVING: &[u8] = &[0, 0, 0, 0, 2, 0x08, 1];
+
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
@@ -223,10 +229,16 @@ async fn grpc(request: Request<Incoming>) -> Response<Body> {
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let body = body
-        .map_frame(|frame| frame)
-        .with_trailers(async move { Some(Ok(trailers)) });
-    let mut response = Response::new(body.boxed_unsync());
+    let trailers = async move { Some(Ok(trailers)) };
+    let body = if parts.uri.path() == "/grpc.health.v1.Health/Check" {
+        Full::from(SERVING)
+            .map_err(never)
+            .with_trailers(trailers)
+            .boxed_unsync()
+    } else {
+        body.with_trailers(trailers).boxed_unsync()
+    };
+    let mut response = Response::new(body);
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/grpc"),

@@ -1,6 +1,7 @@
 //! The origin against the load client, on loopback.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::load::{Plan, Protocol, run};
 use crate::namespace::Namespace;
@@ -13,10 +14,17 @@ fn origin(kind: Kind) -> Origin {
 #[test]
 fn every_protocol_is_answered_and_counted() {
     let origin = origin(Kind::Http);
-    for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Grpc] {
+    for protocol in [
+        Protocol::Http1,
+        Protocol::Http2,
+        Protocol::Grpc,
+        Protocol::GrpcStream,
+    ] {
         let plan = Plan {
             concurrency: 4,
             requests: Some(100),
+            messages: (3, Duration::from_millis(1)),
+            body: vec![b'x'; 100].into(),
             protocol,
             ..Plan::new(origin.address, "one:80")
         };
@@ -24,7 +32,7 @@ fn every_protocol_is_answered_and_counted() {
         assert_eq!(report.succeeded(), 100, "{protocol:?}: {report}");
         assert_eq!(report.by_backend()["one"], 100);
     }
-    assert_eq!(origin.controls.seen(), 300);
+    assert_eq!(origin.controls.seen(), 400);
 }
 
 #[test]
