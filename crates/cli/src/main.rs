@@ -3,6 +3,7 @@
 mod ca;
 mod check;
 mod demo;
+mod inject;
 mod install;
 mod token;
 
@@ -29,6 +30,8 @@ enum Command {
     Check(check::Arguments),
     /// Run the example shop as real processes, with traffic, and tell what happens
     Demo(demo::Arguments),
+    /// Add the sidecar to manifests, as the control plane's webhook does it when Pods are created
+    Inject(inject::Arguments),
     /// Put the control plane into a Kubernetes cluster, or upgrade it there, and see that it works
     Install(install::Arguments),
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Ca(command) => ca::run(&command),
         Command::Check(arguments) => check::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Inject(arguments) => inject::run(&arguments),
         Command::Install(arguments) => install::run(&arguments),
     };
     result.unwrap_or_else(|error| {

@@ -7,11 +7,14 @@
 //! | rewrite | `inject/probes.rs`, `inject/metrics.rs` | probes, hooks and scraping lead to the sidecar |
 //! | add | `inject/sidecar.rs` | two containers, four volumes |
 //!
+//! `inject/offline.rs` does it to manifests.
+//!
 //! A Pod that was injected before is first brought back to what it was, with the originals that its annotation keeps. So
 //! doing it twice is doing it once, whatever other webhooks did in between, and an upgrade is an injection.
 
 mod decide;
 mod metrics;
+mod offline;
 mod options;
 mod probes;
 mod sidecar;
@@ -21,6 +24,7 @@ use serde_json::Value;
 use tasuki_resources::mesh_settings::Injection;
 
 pub use decide::{Namespace, Skip};
+pub use offline::{Manifests, inject_manifests};
 pub use options::Options;
 
 use crate::names;

@@ -1,14 +1,13 @@
 //! From text to objects: which documents a file holds, whose they are, and which reader they need.
 
 use crate::fields::{Fields, Report, Value, is_dns_label, is_dns_subdomain, metadata};
-use crate::node::{
-    MAX_TEXT, Node, SyntaxError, Tree, parse_json_stream, parse_yaml, split_documents, with_stack,
-};
+use crate::node::{MAX_TEXT, Node, SyntaxError, Tree, parse_json_stream, parse_yaml, with_stack};
 use crate::object::{DEFAULT_NAMESPACE, Kind, Metadata, NamespacedName, Object, ObjectKey};
 use crate::problem::{NOT_HONOURED, Problem, Severity};
 
 mod kinds;
 
+pub use crate::node::split_documents;
 use kinds::{Reading, reading};
 
 /// What became of one document.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod again;
+mod offline;
 mod refusals;
 mod rewriting;
 
