@@ -2,6 +2,7 @@
 
 mod ca;
 mod check;
+mod cluster;
 mod demo;
 mod inject;
 mod install;
