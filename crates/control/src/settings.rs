@@ -112,6 +112,10 @@ pub struct Settings {
     )]
     pub proxy_image: String,
 
+    /// Inject in namespaces with istio-injection=enabled too, where MeshSettings do not say. Kubernetes only.
+    #[arg(long, env = "TASUKI_ISTIO_INJECTION_LABEL")]
+    pub istio_injection_label: bool,
+
     /// How long a workload certificate is valid; proxies renew at half of it. A MeshSettings object comes before it.
     #[arg(long, env = "TASUKI_CERTIFICATE_TTL", value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_ttl: Duration,

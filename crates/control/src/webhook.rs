@@ -84,6 +84,7 @@ pub async fn open(
         .await
         .with_context(|| format!("--webhook {}", settings.webhook))?;
     let mut injection = InjectionSettings::new(&settings.proxy_image);
+    injection.istio_injection = settings.istio_injection_label;
     injection.defaults.native_sidecar = has_native_sidecars(&cluster.client).await;
     let webhook = Webhook::new(
         cluster.client.clone(),

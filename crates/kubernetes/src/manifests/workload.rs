@@ -184,7 +184,7 @@ fn arguments(settings: &InstallSettings) -> Vec<String> {
         OutboundTrafficPolicy::AllowAny => "allow-any",
         OutboundTrafficPolicy::RegistryOnly => "registry-only",
     };
-    vec![
+    let mut arguments = vec![
         "--kubernetes".to_owned(),
         format!("--xds-tls=0.0.0.0:{XDS_PORT}"),
         format!("--xds-tls-name={CONTROL_HOST}"),
@@ -192,15 +192,15 @@ fn arguments(settings: &InstallSettings) -> Vec<String> {
         format!("--webhook=0.0.0.0:{}", settings.webhook.port),
         format!("--trust-domain={}", settings.trust_domain),
         format!("--outbound-traffic-policy={policy}"),
-    ]
+        format!("--proxy-image={}", settings.proxy_image()),
+    ];
+    if settings.injection.istio_label {
+        arguments.push("--istio-injection-label".to_owned());
+    }
+    arguments
 }
 
 fn environment(settings: &InstallSettings) -> Vec<EnvVar> {
-    let given = |name: &str, value: String| EnvVar {
-        name: name.to_owned(),
-        value: Some(value),
-        ..EnvVar::default()
-    };
     let field = |name: &str, path: &str| EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource {
@@ -215,12 +215,11 @@ fn environment(settings: &InstallSettings) -> Vec<EnvVar> {
     vec![
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
-        given("TASUKI_LOG", settings.log_level.clone()),
-        given("TASUKI_PROXY_IMAGE", settings.proxy_image()),
-        given(
-            "TASUKI_ISTIO_INJECTION_LABEL",
-            settings.injection.istio_label.to_string(),
-        ),
+        EnvVar {
+            name: "TASUKI_LOG".to_owned(),
+            value: Some(settings.log_level.clone()),
+            ..EnvVar::default()
+        },
     ]
 }
 
