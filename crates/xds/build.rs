@@ -2,7 +2,11 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = "../../proto";
-    let files = ["tasuki/xds/v1/trust.proto", "tasuki/xds/v1/rejected.proto"];
+    let files = [
+        "tasuki/xds/v1/trust.proto",
+        "tasuki/xds/v1/rejected.proto",
+        "tasuki/xds/v1/departure.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={root}/{file}");
     }

@@ -24,6 +24,7 @@ pub use tasuki_xds::codec::{Dialect, Encoded};
 pub use tasuki_xds::server::View;
 use tokio::sync::watch;
 
+use crate::departures::Departures;
 use crate::limits::Standing;
 
 /// Where resources come from: the snapshot side of the control plane.
@@ -37,6 +38,11 @@ pub trait Catalog: Send + Sync + 'static {
     /// The pod, if it exists or has done so until a short while ago. A stream whose pod is unknown, or has another service
     /// account, is refused.
     fn pod(&self, pod: &NsName) -> Option<PodFacts>;
+
+    /// The pods that leave, where anybody is told of such.
+    fn departures(&self) -> Option<Arc<Departures>> {
+        None
+    }
 
     /// The pod with this address, for clients that do not say which pod they are in.
     fn pod_by_address(&self, address: std::net::IpAddr) -> Option<(NsName, PodFacts)>;

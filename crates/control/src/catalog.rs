@@ -9,19 +9,24 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use tasuki_identity::{Roots, SpiffeId};
 use tasuki_resources::NamespacedName;
+use tasuki_xds::DEPARTURE_FEATURE;
 use tasuki_xds::codec::{encode, secret};
 use tasuki_xds::model::{Resource, ResourceType, TrustBundle};
 use tokio::sync::watch;
 use tracing::error;
 
-use crate::ads::{Catalog, Client, Dialect, Encoded, NsName, PodFacts, View};
+use crate::ads::{Catalog, Client, ClientKind, Dialect, Encoded, NsName, PodFacts, View};
 use crate::ca::Authority;
+use crate::departures::Departures;
 use crate::mesh::Mesh;
 use crate::snapshot::Snapshot;
 
 /// The names under which Envoy asks for secrets.
 const SDS_CERTIFICATE: &str = "default";
 const SDS_ROOTS: &str = "ROOTCA";
+
+/// The first state of the catalog.
+const FIRST: u64 = 1;
 
 /// What is served now.
 pub struct Published {
@@ -30,6 +35,7 @@ pub struct Published {
     /// Held while `current` is replaced: new resources and new roots come from different tasks, and neither may
     /// bring back what the other has just replaced.
     publishing: Mutex<()>,
+    departures: Arc<Departures>,
     authority: Authority,
     /// Keys that were made for Envoys, by identity; renewed at half their life.
     secrets: Arc<Mutex<HashMap<SpiffeId, Issued>>>,
@@ -37,6 +43,7 @@ pub struct Published {
 
 /// One consistent state.
 struct Current {
+    generation: u64,
     snapshot: Snapshot,
     trust: Arc<Encoded>,
     roots_pem: String,
@@ -53,11 +60,14 @@ struct Issued {
 impl Published {
     pub fn new(mesh: Mesh, authority: Authority) -> Self {
         authority.set_ttl(mesh.settings.certificate_ttl());
-        let current = Current::new(Arc::new(mesh), &authority);
+        let departures = Arc::new(Departures::default());
+        departures.follow(None, &mesh, FIRST);
+        let current = Current::new(FIRST, Arc::new(mesh), &authority);
         Self {
             current: ArcSwap::from_pointee(current),
-            generation: watch::Sender::new(1),
+            generation: watch::Sender::new(FIRST),
             publishing: Mutex::default(),
+            departures,
             authority,
             secrets: Arc::default(),
         }
@@ -79,7 +89,12 @@ impl Published {
             .publishing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let next = Current::new(mesh(self.mesh()), &self.authority);
+        let present = self.current.load_full();
+        let before = &present.snapshot.mesh;
+        let generation = present.generation + 1;
+        let next = Current::new(generation, mesh(before.clone()), &self.authority);
+        self.departures
+            .follow(Some(before), &next.snapshot.mesh, generation);
         self.current.store(Arc::new(next));
         self.generation.send_modify(|generation| *generation += 1);
     }
@@ -114,13 +129,14 @@ impl Published {
 }
 
 impl Current {
-    fn new(mesh: Arc<Mesh>, authority: &Authority) -> Self {
+    fn new(generation: u64, mesh: Arc<Mesh>, authority: &Authority) -> Self {
         let bundle: TrustBundle = authority.bundle();
         let roots_pem = Roots::from_der(bundle.roots.clone())
             .map(|roots| roots.to_pem())
             .unwrap_or_default();
         let trust = encode(&Resource::TrustBundle(bundle), &Dialect::Tasuki);
         Self {
+            generation,
             snapshot: Snapshot::new(mesh),
             trust,
             roots_pem,
@@ -133,12 +149,17 @@ impl Catalog for Published {
         self.generation.subscribe()
     }
 
+    fn departures(&self) -> Option<Arc<Departures>> {
+        Some(self.departures.clone())
+    }
+
     fn view(&self, who: &Client) -> Box<dyn View + Send> {
         Box::new(ClientView {
             current: self.current.load_full(),
             client: who.clone(),
             authority: self.authority.clone(),
             secrets: self.secrets.clone(),
+            departures: self.departures.clone(),
         })
     }
 
@@ -175,13 +196,19 @@ struct ClientView {
     client: Client,
     authority: Authority,
     secrets: Arc<Mutex<HashMap<SpiffeId, Issued>>>,
+    departures: Arc<Departures>,
 }
 
 impl View for ClientView {
+    fn generation(&self) -> u64 {
+        self.current.generation
+    }
+
     fn get(&self, ty: ResourceType, name: &str) -> Option<Arc<Encoded>> {
         match ty {
             ResourceType::TrustBundle => self.trust().filter(|trust| trust.name == name),
             ResourceType::Secret => self.secret(name),
+            ResourceType::Departure => self.departure(name),
             ResourceType::Cluster
             | ResourceType::Endpoint
             | ResourceType::Listener
@@ -192,7 +219,7 @@ impl View for ClientView {
     fn list(&self, ty: ResourceType) -> Vec<Arc<Encoded>> {
         match ty {
             ResourceType::TrustBundle => self.trust().into_iter().collect(),
-            ResourceType::Secret => Vec::new(),
+            ResourceType::Secret | ResourceType::Departure => Vec::new(),
             ResourceType::Cluster
             | ResourceType::Endpoint
             | ResourceType::Listener
@@ -217,6 +244,18 @@ impl ClientView {
             SDS_CERTIFICATE => self.certificate(id),
             _ => None,
         }
+    }
+
+    /// For the pod's own sidecar.
+    fn departure(&self, name: &str) -> Option<Arc<Encoded>> {
+        let ClientKind::Sidecar { pod } = &self.client.kind else {
+            return None;
+        };
+        if !self.client.supports(DEPARTURE_FEATURE) || pod.to_string() != name {
+            return None;
+        }
+        let departure = self.departures.of(pod);
+        Some(encode(&Resource::Departure(departure), &Dialect::Tasuki))
     }
 
     fn certificate(&self, id: &SpiffeId) -> Option<Arc<Encoded>> {

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod ca;
 pub mod catalog;
 pub mod debug;
+pub mod departures;
 pub mod leader;
 pub mod limits;
 pub mod mesh;

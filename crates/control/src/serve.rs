@@ -249,6 +249,9 @@ impl Servers {
             Some(leadership) => tokio::spawn(while_leading(leadership, drive)),
             None => tokio::spawn(drive()),
         };
+        if let Some(departures) = catalog.departures() {
+            tokio::spawn(departures.run(clients.clone()));
+        }
         let mut names = settings.xds_tls_name.clone();
         if !settings.xds_tls.ip().is_unspecified() {
             names.push(settings.xds_tls.ip().to_string());

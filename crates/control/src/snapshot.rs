@@ -110,7 +110,9 @@ impl Snapshot {
                 .into_iter()
                 .filter_map(get)
                 .collect(),
-            ResourceType::TrustBundle | ResourceType::Secret => Vec::new(),
+            ResourceType::TrustBundle | ResourceType::Secret | ResourceType::Departure => {
+                Vec::new()
+            }
         }
     }
 
@@ -142,7 +144,7 @@ impl Snapshot {
             ResourceType::Endpoint => {
                 assignments::assignment(&viewer, name).map(Resource::Endpoint)
             }
-            ResourceType::TrustBundle | ResourceType::Secret => None,
+            ResourceType::TrustBundle | ResourceType::Secret | ResourceType::Departure => None,
         }
     }
 

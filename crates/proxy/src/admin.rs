@@ -6,6 +6,7 @@ use http::StatusCode;
 use tasuki_runtime::admin::{Response, Routes};
 use tasuki_runtime::{logging, metrics as exposition};
 
+use crate::departure::Leave;
 use crate::drain::Drain;
 use crate::observe::Metrics;
 use crate::probe::Prober;
@@ -25,6 +26,7 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub drain: Drain,
     pub prober: Prober,
+    pub leave: Leave,
 }
 
 impl Admin {
@@ -85,7 +87,7 @@ impl Admin {
 
     /// 15021 of a sidecar: the health routes, and the application's probes and hooks.
     pub fn pod_routes(&self) -> Routes {
-        pod::routes(self.health_routes(), &self.prober)
+        pod::routes(self.health_routes(), &self.prober, &self.leave)
     }
 
     /// Why the proxy should get no traffic.

@@ -42,6 +42,9 @@ pub async fn handle(
     interim: &Interim,
 ) -> Result<Response<Body>, Error> {
     let chain = conn.chain(&worker.state)?;
+    if conn.identity().is_none() {
+        worker.drain.serves_outsider();
+    }
     introduce(worker, conn, head, record);
     record.destination = chain.destination.clone();
     let spoken = spoken(&chain, conn, head, record);

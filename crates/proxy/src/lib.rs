@@ -15,6 +15,7 @@ pub mod breaker;
 pub mod cluster;
 pub mod connection;
 pub mod control;
+pub mod departure;
 pub mod detect;
 pub mod drain;
 pub mod eject;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::admin::{Admin, HEALTH_LIMITS};
 use crate::application::Application;
 use crate::control::ControlPlane;
+use crate::departure::Leave;
 use crate::drain::Drain;
 use crate::identity::renew::{ControlSigner, Renewal};
 use crate::loop_guard::LoopGuard;
@@ -175,12 +176,20 @@ async fn serve_admin(
         .in_pod
         .ip
         .map(|ip| Application::new(ip, LoopGuard::of(settings)));
+    let leave = Leave {
+        state: Arc::clone(state),
+        drain: drain.clone(),
+        limit: settings.in_pod.prestop_limit,
+        minimum: settings.in_pod.drain_minimum,
+    };
+    spawn_local(leave.clone().watch());
     let admin = Admin {
         settings: Arc::clone(settings),
         state: Arc::clone(state),
         metrics: Arc::clone(metrics),
         drain: drain.clone(),
         prober: Prober::new(application, &settings.in_pod.probes),
+        leave,
     };
     let few = Limits::default();
     let servers = [

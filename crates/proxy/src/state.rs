@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tasuki_identity::Roots;
-use tasuki_xds::model::TrustBundle;
+use tasuki_xds::model::{Departure, TrustBundle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -66,6 +66,7 @@ pub struct State {
     changes: watch::Sender<u64>,
     unknown: UnknownPolicy,
     trust: watch::Sender<Option<Arc<TrustBundle>>>,
+    departure: watch::Sender<Option<Departure>>,
     pub counters: demand::Counters,
 }
 
@@ -82,6 +83,7 @@ impl State {
             changes: watch::Sender::new(0),
             unknown,
             trust: watch::Sender::new(None),
+            departure: watch::Sender::new(None),
             counters: demand::Counters::default(),
         };
         (Arc::new(state), receiver)
@@ -135,6 +137,16 @@ impl State {
     /// Only the control thread calls this.
     pub fn set_trust(&self, bundle: Arc<TrustBundle>) {
         self.trust.send_replace(Some(bundle));
+    }
+
+    /// What the control plane said last of this Pod's departure; `None` if it never did, or does not know of such things.
+    pub fn departure(&self) -> watch::Receiver<Option<Departure>> {
+        self.departure.subscribe()
+    }
+
+    /// Only the control thread calls this.
+    pub fn set_departure(&self, departure: Option<Departure>) {
+        self.departure.send_replace(departure);
     }
 
     /// The roots of the trust bundle.

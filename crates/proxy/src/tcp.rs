@@ -172,6 +172,9 @@ pub async fn proxy(
     if let Target::Application(chain) = &target {
         record.destination = chain.destination.clone();
     }
+    if conn.direction == Direction::Inbound && conn.identity().is_none() {
+        worker.drain.serves_outsider();
+    }
     // Raw bytes cannot be told to go elsewhere: a drain waits for them.
     let _activity = worker.drain.activity();
     let leg = match leg {

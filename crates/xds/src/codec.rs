@@ -4,6 +4,7 @@
 //! or listed as harmless. Nothing is ignored by accident, not even after an update of `envoy-types`.
 
 mod cluster;
+mod departure;
 mod endpoint;
 mod field;
 mod headers;
@@ -87,13 +88,14 @@ const CODEC: &str = "1";
 
 impl ResourceType {
     /// Every type, in the order in which a stream carries them.
-    pub const ALL: [ResourceType; 6] = [
+    pub const ALL: [ResourceType; 7] = [
         ResourceType::TrustBundle,
         ResourceType::Secret,
         ResourceType::Cluster,
         ResourceType::Endpoint,
         ResourceType::Listener,
         ResourceType::Route,
+        ResourceType::Departure,
     ];
 
     /// The `type_url` under which it is subscribed to.
@@ -109,6 +111,7 @@ impl ResourceType {
             }
             ResourceType::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             ResourceType::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            ResourceType::Departure => proto::DEPARTURE_URL,
         }
     }
 
@@ -128,6 +131,7 @@ impl fmt::Display for ResourceType {
             ResourceType::Endpoint => "EDS",
             ResourceType::Listener => "LDS",
             ResourceType::Route => "RDS",
+            ResourceType::Departure => "departure",
         })
     }
 }
@@ -141,6 +145,7 @@ impl Resource {
             Resource::Endpoint(_) => ResourceType::Endpoint,
             Resource::Listener(_) => ResourceType::Listener,
             Resource::Route(_) => ResourceType::Route,
+            Resource::Departure(_) => ResourceType::Departure,
         }
     }
 }
@@ -156,6 +161,10 @@ pub fn encode(resource: &Resource, dialect: &Dialect) -> Arc<Encoded> {
         Resource::Endpoint(assignment) => pack(&endpoint::write(assignment, dialect)),
         Resource::Listener(listener) => pack(&listener::write(listener, dialect)),
         Resource::Route(table) => pack(&route::write(table, dialect)),
+        Resource::Departure(departure) => Any {
+            type_url: proto::DEPARTURE_URL.to_owned(),
+            value: departure::write(departure).encode_to_vec(),
+        },
     };
     let name = resource.name().to_owned();
     Arc::new(Encoded {
@@ -233,6 +242,12 @@ pub fn decode(ty: ResourceType, any: &Any) -> Result<Resource, Refusal> {
             |m: &PbRoutes| m.name.clone(),
             route::read,
             Resource::Route,
+        ),
+        ResourceType::Departure => parse(
+            bytes,
+            |m: &proto::Departure| m.name.clone(),
+            departure::read,
+            Resource::Departure,
         ),
         ResourceType::Secret => Err(Refusal {
             name: String::new(),

@@ -16,5 +16,8 @@ pub use model::{Resource, ResourceType};
 /// In `node.client_features`: the client understands `api_listener`, our own messages and our metadata.
 pub const TASUKI_FEATURE: &str = "tasuki.v1";
 
+/// In `node.client_features`: the client asks for its Pod's [`model::Departure`].
+pub const DEPARTURE_FEATURE: &str = "tasuki.departure.v1";
+
 /// The certificate provider instance of a Tasuki proxy: its own certificate and the mesh's roots.
 pub const WORKLOAD_PROVIDER: &str = "workload";

@@ -5,6 +5,7 @@
 //! messages and back, the proxy compiles them into what its request path reads.
 
 pub mod cluster;
+pub mod departure;
 pub mod endpoint;
 pub mod listener;
 pub mod matching;
@@ -14,6 +15,7 @@ pub mod tls;
 pub mod trust;
 
 pub use cluster::Cluster;
+pub use departure::Departure;
 pub use endpoint::{ClusterLoadAssignment, Endpoint};
 pub use listener::Listener;
 pub use rbac::Rbac;
@@ -35,6 +37,8 @@ pub enum ResourceType {
     Listener,
     /// RDS.
     Route,
+    /// Own resource: the client's own Pod leaves, `tasuki.xds.v1.Departure`. Last, since it tells what became of the others.
+    Departure,
 }
 
 /// One decoded resource of any type.
@@ -49,6 +53,7 @@ pub enum Resource {
     Endpoint(ClusterLoadAssignment),
     Listener(Listener),
     Route(RouteConfiguration),
+    Departure(Departure),
 }
 
 impl Resource {
@@ -60,6 +65,7 @@ impl Resource {
             Resource::Endpoint(r) => &r.cluster,
             Resource::Listener(r) => &r.name,
             Resource::Route(r) => &r.name,
+            Resource::Departure(r) => &r.name,
         }
     }
 }

@@ -29,6 +29,10 @@ pub trait View {
     fn get(&self, ty: ResourceType, name: &str) -> Option<Arc<Encoded>>;
     /// Everything of a type that a wildcard subscription gets; empty for types that have no wildcard for this client.
     fn list(&self, ty: ResourceType) -> Vec<Arc<Encoded>>;
+    /// Which state of the source this is a view of; never goes back.
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 /// How a stream is treated.

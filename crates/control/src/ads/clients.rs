@@ -178,6 +178,20 @@ impl Clients {
         all
     }
 
+    /// Whether nobody is behind `generation` with resources of this type that `concerns` names.
+    pub fn have_settled(
+        &self,
+        ty: ResourceType,
+        generation: u64,
+        concerns: impl Fn(&str) -> bool,
+    ) -> bool {
+        let settled = |record: &Arc<Record>| match &*record.session() {
+            Session::Delta(session) => session.has_settled(ty, generation, &concerns),
+            Session::Sotw(session) => session.has_settled(ty, generation, &concerns),
+        };
+        self.records().iter().all(settled)
+    }
+
     /// Clients that trust the mesh's roots and have not acknowledged exactly these. Empty: all trust them.
     pub fn lacking(&self, bundle: &TrustBundle) -> Vec<String> {
         let version = codec::version(&Resource::TrustBundle(bundle.clone()), &Dialect::Tasuki);

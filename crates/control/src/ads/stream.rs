@@ -16,7 +16,8 @@ use tracing::{debug, info};
 
 use super::clients::{Listed, Session};
 use super::service::{Delta, Sotw};
-use super::{Caller, Catalog, Client, ClientKind, Clients, Presented, ProvenPod};
+use super::{Caller, Catalog, Client, ClientKind, Clients, NsName, Presented, ProvenPod};
+use crate::departures::Departures;
 
 /// A client that has authenticated and says nothing is not kept.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -162,6 +163,10 @@ async fn follow<P: Protocol>(
     responses: &Sender<Result<P::Response, Status>>,
 ) -> Result<(), Status> {
     let mut held_since = None;
+    let departures = catalog.departures();
+    let mut departed = Departed::of(departures.as_deref(), &listed.record.client());
+    // Whoever had not answered yet, and goes, is waited for no longer.
+    let _gone = departures.as_ref().map(Waking);
     loop {
         push::<P>(catalog, listed, responses).await?;
         let holds = listed.record.session().holds();
@@ -172,6 +177,9 @@ async fn follow<P: Protocol>(
                     // Repeated on every request by some clients, and never different.
                     let _ = P::node(&mut request);
                     P::on_request(&mut listed.record.session(), request);
+                    if let Some(departures) = &departures {
+                        departures.wake();
+                    }
                 }
                 Ok(None) => return Ok(()),
                 Err(status) => {
@@ -184,12 +192,67 @@ async fn follow<P: Protocol>(
                     return Ok(());
                 }
             }
+            () = departed.acknowledged() => {}
             () = release_after(held_since) => {
                 listed.record.session().release();
                 held_since = None;
             }
             () = responses.closed() => return Ok(()),
         }
+    }
+}
+
+/// Looks for departures that this stream's end completes.
+struct Waking<'a>(&'a Arc<Departures>);
+
+impl Drop for Waking<'_> {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
+/// The departure of the client's own pod.
+enum Departed<'a> {
+    Nobodys,
+    Of {
+        departures: &'a Departures,
+        pod: NsName,
+        told: watch::Receiver<u64>,
+        sent: bool,
+    },
+}
+
+impl<'a> Departed<'a> {
+    fn of(departures: Option<&'a Departures>, client: &Client) -> Self {
+        match (departures, &client.kind) {
+            (Some(departures), ClientKind::Sidecar { pod }) => Departed::Of {
+                departures,
+                pod: pod.clone(),
+                told: departures.told(),
+                sent: false,
+            },
+            _ => Departed::Nobodys,
+        }
+    }
+
+    /// Resolves, once, when it has been acknowledged: of all that changes, this alone is no change of the catalog.
+    async fn acknowledged(&mut self) {
+        let Departed::Of {
+            departures,
+            pod,
+            told,
+            sent: sent @ false,
+        } = self
+        else {
+            return std::future::pending().await;
+        };
+        while told.changed().await.is_ok() {
+            if departures.of(pod).acknowledged {
+                *sent = true;
+                return;
+            }
+        }
+        std::future::pending().await
     }
 }
 

@@ -77,6 +77,11 @@ impl Departed {
         Self { pods }
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.pods.values().map(|kept| &kept.workload)
+    }
+
     pub(super) fn get(&self, id: &NamespacedName) -> Option<&Arc<Workload>> {
         self.pods.get(id).map(|kept| &kept.workload)
     }

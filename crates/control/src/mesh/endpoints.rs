@@ -97,6 +97,12 @@ fn from_slices(
                 Some(pod) => workloads.get(pod),
                 None => workloads.at(address.ip()),
             };
+            // The slice learns of a deletion later than we do, and the Pod's application ends when we say that nobody sends
+            // to it any more.
+            let health = match workload {
+                Some(workload) if workload.state == State::Draining => Health::Draining,
+                _ => health,
+            };
             let mut backend = match workload {
                 Some(workload) => of_workload(workload, address, health, modes),
                 None => unknown(address, health, &service.meta.name.namespace),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tasuki_runtime::admin::{Limits, Request, Response, Routes};
 
+use crate::departure::Leave;
 use crate::probe::{Kind, Prober};
 
 /// A hook may take its Pod's grace period, and strangers reach this port too: no address may have all the places.
@@ -19,15 +20,15 @@ pub const LIMITS: Limits = Limits {
 };
 
 /// Adds them.
-pub fn routes(routes: Routes, prober: &Prober) -> Routes {
-    let prober = Arc::new(prober.clone());
+pub fn routes(routes: Routes, prober: &Prober, leave: &Leave) -> Routes {
+    let pod = Arc::new((prober.clone(), leave.clone()));
     routes.get("/app/", move |request| {
-        let prober = Arc::clone(&prober);
-        async move { answer(&prober, &request).await }
+        let pod = Arc::clone(&pod);
+        async move { answer(&pod.0, &pod.1, &request).await }
     })
 }
 
-async fn answer(prober: &Prober, request: &Request) -> Response {
+async fn answer(prober: &Prober, leave: &Leave, request: &Request) -> Response {
     let asked = request
         .path
         .strip_prefix("/app/")
@@ -43,6 +44,10 @@ async fn answer(prober: &Prober, request: &Request) -> Response {
             Response::hang_up()
         }
         Some(outcome) => Response::text(outcome.status(), format!("{outcome}\n")),
+        None if kind == Kind::PreStop => {
+            let reason = leave.pre_stop().await;
+            Response::text(StatusCode::OK, format!("{reason:?}\n"))
+        }
         None => Response::text(StatusCode::NOT_FOUND, "not declared\n"),
     }
 }

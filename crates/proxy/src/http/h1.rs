@@ -65,9 +65,25 @@ where
     builder.max_header_size(MAX_HEAD).max_headers(MAX_HEADERS);
     let mut server = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut late = pin!(progress.late());
-    let served = poll_fn(|cx| match server.as_mut().poll(cx) {
-        Poll::Ready(served) => Poll::Ready(Some(served)),
-        Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+    let watch = worker.drain.clone();
+    let mut closing = pin!(async {
+        if conn.drains() {
+            watch.closing().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    });
+    let mut told = false;
+    let served = poll_fn(|cx| {
+        if !told && closing.as_mut().poll(cx).is_ready() {
+            told = true;
+            // At once if it is idle, else after the answer that is under way.
+            server.as_mut().graceful_shutdown();
+        }
+        match server.as_mut().poll(cx) {
+            Poll::Ready(served) => Poll::Ready(Some(served)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+        }
     });
     if let Some(Err(error)) = served.await {
         tracing::debug!(%error, peer = %conn.peer, "HTTP/1 connection");

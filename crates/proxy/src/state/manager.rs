@@ -115,6 +115,11 @@ impl Manager {
                 self.restore(&listener);
             }
         } else {
+            let own = format!(
+                "{}/{}",
+                self.next.workload.namespace, self.next.workload.name
+            );
+            self.ads.subscribe(ResourceType::Departure, &own);
             self.deps.add_root(INBOUND);
             self.deps.add_root(PASSTHROUGH);
         }
@@ -179,13 +184,17 @@ impl Manager {
             version,
             any,
         };
-        self.remember(key, Some(kept));
+        // News of this moment, which an old form would belie.
+        if key.0 != ResourceType::Departure {
+            self.remember(key, Some(kept));
+        }
         self.apply(resource);
     }
 
     fn apply(&mut self, resource: Resource) {
         match resource {
             Resource::TrustBundle(bundle) => self.trusts(bundle),
+            Resource::Departure(departure) => self.state.set_departure(Some(departure)),
             Resource::Cluster(cluster) => self.deps.put_cluster(&cluster),
             Resource::Endpoint(assignment) => drop(self.deps.put_endpoints(assignment)),
             Resource::Route(routes) => self.deps.put_routes(routes),
@@ -212,6 +221,7 @@ impl Manager {
         match ty {
             ResourceType::Listener => self.listener_removed(name, now),
             ResourceType::TrustBundle | ResourceType::Secret => {}
+            ResourceType::Departure => self.state.set_departure(None),
             ResourceType::Cluster | ResourceType::Endpoint | ResourceType::Route => {
                 self.deps.declare_absent(ty, name)
             }
@@ -360,6 +370,7 @@ fn type_of(resource: &Resource) -> ResourceType {
         Resource::Endpoint(_) => ResourceType::Endpoint,
         Resource::Listener(_) => ResourceType::Listener,
         Resource::Route(_) => ResourceType::Route,
+        Resource::Departure(_) => ResourceType::Departure,
     }
 }
 

@@ -257,12 +257,12 @@ pub fn type_name(ty: ResourceType) -> &'static str {
         ResourceType::Endpoint => "endpoints",
         ResourceType::Listener => "listener",
         ResourceType::Route => "route",
+        ResourceType::Departure => "departure",
     }
 }
 
 fn parse_type(name: &str) -> Option<ResourceType> {
-    use ResourceType::{Cluster, Endpoint, Listener, Route, Secret, TrustBundle};
-    [TrustBundle, Secret, Cluster, Endpoint, Listener, Route]
+    ResourceType::ALL
         .into_iter()
         .find(|ty| type_name(*ty) == name)
 }

@@ -4,8 +4,8 @@ use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
-use crate::TASUKI_FEATURE;
 use crate::proto::Node;
+use crate::{DEPARTURE_FEATURE, TASUKI_FEATURE};
 
 /// Who this client says it is; becomes the `Node` of the first request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl NodeInfo {
             user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
                 self.version.clone(),
             )),
-            client_features: vec![TASUKI_FEATURE.to_owned()],
+            client_features: vec![TASUKI_FEATURE.to_owned(), DEPARTURE_FEATURE.to_owned()],
             ..Node::default()
         }
     }

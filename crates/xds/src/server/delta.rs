@@ -32,12 +32,16 @@ struct TypeState {
     in_flight: Option<InFlight>,
     /// A wildcard client is told once even if there is nothing.
     greeted: bool,
+    /// [`View::generation`] up to which everything that changed has been answered for.
+    settled_of: u64,
 }
 
 #[derive(Debug)]
 struct InFlight {
     nonce: String,
     sent: Vec<String>,
+    /// [`View::generation`] of which this is all; `None` if the rest had to wait.
+    all_of: Option<u64>,
 }
 
 /// One resource at this client.
@@ -68,6 +72,8 @@ struct Due {
     unknown: Vec<String>,
     /// Had: told last.
     lost: Vec<String>,
+    /// The response is full, and something has to wait for the next.
+    cut: bool,
 }
 
 impl DeltaSession {
@@ -148,10 +154,14 @@ impl DeltaSession {
             lost.push((ty, std::mem::take(&mut due.lost)));
             let greeting = state.wildcard && !state.greeted;
             if due.resources.is_empty() && due.unknown.is_empty() && !greeting {
+                state.settled_of = view.generation();
                 continue;
             }
             state.greeted = true;
             responses.push(send(&mut self.nonce, ty, state, due.resources, due.unknown));
+            if let Some(in_flight) = &mut state.in_flight {
+                in_flight.all_of = (!due.cut).then(|| view.generation());
+            }
         }
         if self.types.values().all(|s| s.in_flight.is_none()) && !self.holds() {
             // In reverse: what refers goes before what is referred to.
@@ -201,6 +211,25 @@ impl DeltaSession {
             .collect()
     }
 
+    /// Whether the client has acknowledged the resources of this type that `concerns` names as they are since `generation`,
+    /// or holds none of them. One that it refuses is not acknowledged, unless it never had any.
+    pub fn has_settled(
+        &self,
+        ty: ResourceType,
+        generation: u64,
+        concerns: impl Fn(&str) -> bool,
+    ) -> bool {
+        let Some(state) = self.types.get(&ty) else {
+            return true;
+        };
+        let lags = state.settled_of < generation;
+        let mut behind = state
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.is_behind(lags));
+        !behind.any(|(name, _)| concerns(name))
+    }
+
     /// Whether a resource of this type has been asked for.
     pub fn subscribes_to(&self, ty: ResourceType) -> bool {
         self.types
@@ -222,6 +251,7 @@ fn send(
     state.in_flight = Some(InFlight {
         nonce: nonce.clone(),
         sent,
+        all_of: None,
     });
     DeltaDiscoveryResponse {
         type_url: ty.type_url().to_owned(),
@@ -242,6 +272,7 @@ impl TypeState {
         else {
             return Vec::new();
         };
+        self.settled_of = in_flight.all_of.unwrap_or(self.settled_of);
         let nack = request.error_detail.as_ref().map(Nack::read);
         let mut answered = Vec::new();
         for name in in_flight.sent {
@@ -388,10 +419,23 @@ impl TypeState {
 }
 
 impl Entry {
+    /// Whether the client may be using an older version than it should; `lags`: not everything has been answered for.
+    fn is_behind(&self, lags: bool) -> bool {
+        let in_use = match &self.has {
+            Has::Version(_) => self.acked.is_some() || self.refusal.is_none(),
+            Has::Unknown | Has::Absent => self.acked.is_some(),
+        };
+        in_use && (lags || self.refusal.is_some())
+    }
+
     /// Adds the resource to the response unless the client has it or the response is full.
     fn offer(&mut self, encoded: &Encoded, budget: &mut usize, due: &mut Due) {
         let has = matches!(&self.has, Has::Version(version) if *version == encoded.version);
-        if has || *budget == 0 {
+        if has {
+            return;
+        }
+        if *budget == 0 {
+            due.cut = true;
             return;
         }
         *budget = budget.saturating_sub(encoded.any.value.len());

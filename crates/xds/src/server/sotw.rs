@@ -42,12 +42,16 @@ struct TypeState {
     in_flight: Option<InFlight>,
     acked: BTreeMap<String, String>,
     refused: BTreeMap<String, String>,
+    /// [`View::generation`] up to which everything that changed has been answered for.
+    settled_of: u64,
 }
 
 #[derive(Debug)]
 struct InFlight {
     /// Names and versions in the response.
     sent: Vec<(String, String)>,
+    /// [`View::generation`] of which this is all.
+    all_of: u64,
 }
 
 /// Absence from a response deletes.
@@ -123,6 +127,10 @@ impl SotwSession {
                 self.warming.sent(changed.iter().map(String::as_str), view);
                 renewed = again;
             }
+            match &mut state.in_flight {
+                Some(in_flight) => in_flight.all_of = view.generation(),
+                None => state.settled_of = view.generation(),
+            }
             responses.extend(response);
         }
         if self.types.values().all(|s| s.in_flight.is_none()) && !self.holds() {
@@ -176,6 +184,27 @@ impl SotwSession {
         all
     }
 
+    /// As [`super::DeltaSession::has_settled`].
+    pub fn has_settled(
+        &self,
+        ty: ResourceType,
+        generation: u64,
+        concerns: impl Fn(&str) -> bool,
+    ) -> bool {
+        let Some(state) = self.types.get(&ty) else {
+            return true;
+        };
+        let lags = state.settled_of < generation;
+        let mut behind = state.held.keys().filter(|name| {
+            let (acked, refused) = (
+                state.acked.contains_key(*name),
+                state.refused.contains_key(*name),
+            );
+            (acked || !refused) && (lags || refused)
+        });
+        !behind.any(|name| concerns(name))
+    }
+
     /// Whether a resource of this type has been asked for.
     pub fn subscribes_to(&self, ty: ResourceType) -> bool {
         self.types
@@ -190,6 +219,7 @@ impl TypeState {
         let Some(in_flight) = self.in_flight.take() else {
             return Vec::new();
         };
+        self.settled_of = in_flight.all_of;
         let nack = request.error_detail.as_ref().map(Nack::read);
         let mut answered = Vec::new();
         for (name, version) in in_flight.sent {
@@ -316,6 +346,7 @@ impl TypeState {
                 .iter()
                 .map(|e| (e.name.clone(), e.version.clone()))
                 .collect(),
+            all_of: self.settled_of,
         });
         let resources = sent.iter().map(|e| e.any.clone()).collect();
         self.fresh.clear();

@@ -185,7 +185,12 @@ async fn asks_for_what_is_used_and_answers_when_all_is_there() {
     play.connect();
     assert_eq!(
         play.asked(),
-        ["trust:*", "listener:inbound", "listener:passthrough"]
+        [
+            "trust:*",
+            "listener:inbound",
+            "listener:passthrough",
+            "departure:shop/cart-1"
+        ]
     );
     play.serves_redis();
     let asked = play.asked();

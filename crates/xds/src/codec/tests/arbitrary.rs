@@ -24,7 +24,7 @@ use crate::model::route::{
     RouteMatch, VirtualHost, WeightedCluster,
 };
 use crate::model::tls::{CertificateSource, ClientTls, ServerTls};
-use crate::model::{Resource, TrustBundle};
+use crate::model::{Departure, Resource, TrustBundle};
 
 fn word() -> BoxedStrategy<String> {
     "[a-z][a-z0-9|.-]{0,11}".boxed()
@@ -58,6 +58,7 @@ fn seconds() -> BoxedStrategy<Duration> {
 pub fn resource() -> BoxedStrategy<Resource> {
     prop_oneof![
         trust(),
+        departure(),
         cluster(),
         endpoints(),
         listener(),
@@ -73,6 +74,18 @@ fn trust() -> BoxedStrategy<Resource> {
     });
     (word(), vec(der, 1..4))
         .prop_map(|(name, roots)| Resource::TrustBundle(TrustBundle { name, roots }))
+        .boxed()
+}
+
+fn departure() -> BoxedStrategy<Resource> {
+    (word(), any::<bool>(), any::<bool>())
+        .prop_map(|(name, deleting, acknowledged)| {
+            Resource::Departure(Departure {
+                name,
+                deleting,
+                acknowledged: deleting && acknowledged,
+            })
+        })
         .boxed()
 }
 

@@ -1,0 +1,220 @@
+//! Pods that leave, and whether everybody knows: what their own sidecars are told as `Departure`.
+//!
+//! A Pod's application may end when nobody sends to it any more. In the mesh that is so when every client that had the Pod
+//! as an endpoint has acknowledged endpoints of a state in which it gets nothing new: drained, or gone. So for each Pod that
+//! leaves, the generation of the catalog in which it first does is kept, with the hosts that it served; a client whose
+//! endpoints of those hosts are all of that generation or later knows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tasuki_resources::NamespacedName;
+use tasuki_xds::model::{Departure, ResourceType};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::ads::{Clients, NsName};
+use crate::mesh::Mesh;
+use crate::mesh::workloads::{State, Workload};
+use crate::snapshot::Name;
+
+/// After the start nothing is acknowledged for so long: clients of the process before this one, which hold endpoints too,
+/// are still on their way back. Their longest wait between two tries is 5 s.
+const RETURNING: Duration = Duration::from_secs(10);
+
+/// Acknowledgements come in swarms; each swarm is looked at once.
+const SWARM: Duration = Duration::from_millis(10);
+
+/// Types that carry endpoints.
+const CARRIERS: [ResourceType; 2] = [ResourceType::Endpoint, ResourceType::Cluster];
+
+/// All Pods that leave.
+#[derive(Debug)]
+pub struct Departures {
+    leaving: Mutex<BTreeMap<NsName, Leaving>>,
+    started: Instant,
+    /// Something has happened that may complete an acknowledgement.
+    work: Notify,
+    /// Counts completed acknowledgements.
+    told: watch::Sender<u64>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Leaving {
+    /// The first generation in which it gets nothing new.
+    since: u64,
+    /// Hosts of which it was an endpoint.
+    hosts: BTreeSet<String>,
+    acknowledged: bool,
+}
+
+impl Default for Departures {
+    fn default() -> Self {
+        Self {
+            leaving: Mutex::default(),
+            started: Instant::now(),
+            work: Notify::new(),
+            told: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Departures {
+    /// `after` follows `before` and is published as `generation`.
+    pub fn follow(&self, before: Option<&Mesh>, after: &Mesh, generation: u64) {
+        let gone = leaving(after);
+        let mut known = self.lock();
+        known.retain(|id, _| gone.contains_key(id));
+        let new: Vec<_> = gone
+            .into_iter()
+            .filter(|(id, _)| !known.contains_key(id))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        let mut hosts = HostsByAddress::of(new.iter().map(|(_, workload)| &**workload));
+        for mesh in before.into_iter().chain([after]) {
+            hosts.learn(mesh);
+        }
+        for (id, workload) in new {
+            let leaving = Leaving {
+                since: generation,
+                hosts: hosts.served_by(&workload),
+                acknowledged: false,
+            };
+            known.insert(id, leaving);
+        }
+        drop(known);
+        self.wake();
+    }
+
+    /// What `pod` is told.
+    pub fn of(&self, pod: &NsName) -> Departure {
+        let known = self.lock();
+        let leaving = known.get(pod);
+        Departure {
+            name: pod.to_string(),
+            deleting: leaving.is_some(),
+            acknowledged: leaving.is_some_and(|leaving| leaving.acknowledged),
+        }
+    }
+
+    /// A client has acknowledged something, or has gone.
+    pub fn wake(&self) {
+        self.work.notify_one();
+    }
+
+    /// Tells of completed acknowledgements.
+    pub fn told(&self) -> watch::Receiver<u64> {
+        self.told.subscribe()
+    }
+
+    /// Looks, for ever, which departures all `clients` know of.
+    pub async fn run(self: Arc<Self>, clients: Arc<Clients>) {
+        tokio::time::sleep_until(self.started + RETURNING).await;
+        loop {
+            self.look(&clients);
+            self.work.notified().await;
+            tokio::time::sleep(SWARM).await;
+        }
+    }
+
+    /// Marks what is complete.
+    fn look(&self, clients: &Clients) {
+        let open: Vec<(NsName, Leaving)> = {
+            let known = self.lock();
+            let open = known.iter().filter(|(_, leaving)| !leaving.acknowledged);
+            open.map(|(id, leaving)| (id.clone(), leaving.clone()))
+                .collect()
+        };
+        let complete: Vec<_> = open
+            .into_iter()
+            .filter(|(_, leaving)| leaving.is_known_to(clients))
+            .collect();
+        if complete.is_empty() {
+            return;
+        }
+        let mut known = self.lock();
+        for (id, then) in complete {
+            if let Some(leaving) = known.get_mut(&id).filter(|now| **now == then) {
+                leaving.acknowledged = true;
+            }
+        }
+        drop(known);
+        self.told.send_modify(|count| *count += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NsName, Leaving>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Leaving {
+    fn is_known_to(&self, clients: &Clients) -> bool {
+        CARRIERS
+            .into_iter()
+            .all(|ty| clients.have_settled(ty, self.since, |name| self.concerns(name)))
+    }
+
+    /// Whether the cluster of this name had the Pod as an endpoint. Who calls a Pod by its address means that Pod.
+    fn concerns(&self, cluster: &str) -> bool {
+        match Name::parse(cluster) {
+            Some(Name::Outbound { host, .. } | Name::Plain { host, .. }) => {
+                self.hosts.contains(host)
+            }
+            Some(Name::Pod { .. } | Name::Inbound { .. } | Name::Passthrough | Name::BlackHole)
+            | None => false,
+        }
+    }
+}
+
+/// Pods that are being deleted, or are gone and remembered.
+fn leaving(mesh: &Mesh) -> BTreeMap<NsName, Arc<Workload>> {
+    let draining = mesh
+        .workloads
+        .iter()
+        .filter(|workload| workload.state == State::Draining);
+    let all = mesh.departed.iter().chain(draining);
+    all.map(|workload| (name_of(&workload.id), workload.clone()))
+        .collect()
+}
+
+fn name_of(id: &NamespacedName) -> NsName {
+    NsName {
+        namespace: id.namespace.clone(),
+        name: id.name.clone(),
+    }
+}
+
+/// The hosts behind some addresses: all Pods of a swarm are looked up in one walk.
+struct HostsByAddress(HashMap<IpAddr, BTreeSet<String>>);
+
+impl HostsByAddress {
+    fn of<'a>(workloads: impl Iterator<Item = &'a Workload>) -> Self {
+        let addresses = workloads.flat_map(|workload| &workload.addresses);
+        Self(addresses.map(|ip| (*ip, BTreeSet::new())).collect())
+    }
+
+    fn learn(&mut self, mesh: &Mesh) {
+        for service in mesh.services.iter() {
+            for port in &service.ports {
+                for backend in service.backends(port.number) {
+                    if let Some(hosts) = self.0.get_mut(&backend.endpoint.address.ip()) {
+                        hosts.insert(service.host.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    fn served_by(&self, workload: &Workload) -> BTreeSet<String> {
+        let known = workload.addresses.iter().filter_map(|ip| self.0.get(ip));
+        known.flatten().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
