@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, ValidationDirective};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tasuki_kubernetes::names::FIELD_MANAGER;
+use tasuki_kubernetes::names::{FIELD_MANAGER, PROXY_CONTAINER};
 
 /// How often what is waited for is looked at.
 pub const EVERY: Duration = Duration::from_millis(500);
@@ -92,6 +93,15 @@ where
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(said(&describe::<K>(name), error)),
     }
+}
+
+/// Whether a pod has a sidecar of ours, of either form.
+pub fn injected(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_ref());
+    let running = spec.map(|spec| &spec.containers);
+    let mut all = init.into_iter().chain(running).flatten();
+    all.any(|container| container.name == PROXY_CONTAINER)
 }
 
 /// `Deployment tasuki-control`.

@@ -7,6 +7,7 @@ mod demo;
 mod inject;
 mod install;
 mod token;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Command {
     Inject(inject::Arguments),
     /// Put the control plane into a Kubernetes cluster, or upgrade it there, and see that it works
     Install(install::Arguments),
+    /// Take the control plane out of a Kubernetes cluster; not while pods have a sidecar
+    Uninstall(uninstall::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Install(arguments) => install::run(&arguments),
+        Command::Uninstall(arguments) => uninstall::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("tasuki: {error:#}");

@@ -10,11 +10,11 @@ use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use tasuki_kubernetes::manifests::Webhook;
 use tasuki_kubernetes::names::{
-    FIELD_MANAGER, INJECT_LABEL, PART_OF, PART_OF_LABEL, PROXY_CONTAINER, SYSTEM_NAMESPACE,
+    FIELD_MANAGER, INJECT_LABEL, PART_OF, PART_OF_LABEL, SYSTEM_NAMESPACE,
 };
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::{EVERY, delete, said};
+use crate::cluster::{EVERY, delete, injected, said};
 
 /// Where webhooks have just been written, and pods have just become ready, API server and node know it a moment later; what
 /// is wrong after this time stays wrong.
@@ -101,14 +101,6 @@ fn pod() -> Pod {
     }
 }
 
-pub fn injected(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    let init = spec.and_then(|spec| spec.init_containers.as_ref());
-    let running = spec.map(|spec| &spec.containers);
-    let mut all = init.into_iter().chain(running).flatten();
-    all.any(|container| container.name == PROXY_CONTAINER)
-}
-
 /// Why a pod has no sidecar.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
@@ -174,6 +166,7 @@ fn firewall(webhook: &Webhook) -> String {
 #[cfg(test)]
 mod tests {
     use tasuki_kubernetes::manifests::InstallSettings;
+    use tasuki_kubernetes::names::PROXY_CONTAINER;
 
     use super::*;
 
