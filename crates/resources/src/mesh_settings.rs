@@ -11,7 +11,7 @@ use crate::object::Metadata;
 
 mod injection;
 
-pub use injection::{Amounts, Injection};
+pub use injection::{Amounts, Injection, is_log_filter};
 
 /// The only name under which settings are used.
 pub const NAME: &str = "default";

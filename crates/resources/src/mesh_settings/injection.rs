@@ -35,7 +35,7 @@ pub struct Amounts {
 }
 
 /// More threads help no sidecar.
-const MOST_WORKERS: i128 = 256;
+const MOST_WORKERS: i128 = 64;
 /// Longest log filter: it becomes a variable of every sidecar.
 const LONGEST_FILTER: usize = 256;
 /// Longest a Pod is made to wait.
@@ -115,15 +115,25 @@ fn amounts(value: &Value<'_>) -> Option<Amounts> {
 
 fn filter(value: &Value<'_>) -> Option<String> {
     let text = value.text()?;
-    let plain = |b: u8| b.is_ascii_graphic() && b != b'"';
-    if text.len() > LONGEST_FILTER || !text.bytes().all(plain) {
+    if text.len() > LONGEST_FILTER || !is_log_filter(text) {
         value.error(
             "is not a log filter",
-            "write a level such as info, or tasuki_proxy=debug",
+            "write off, error, warn, info, debug or trace, or info,tasuki_proxy=debug",
         );
         return None;
     }
     Some(text.to_owned())
+}
+
+/// What tracing's filters understand, without their spans and fields.
+pub fn is_log_filter(text: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let directive = |item: &str| {
+        let (target, level) = item.rsplit_once('=').unwrap_or(("", item));
+        let named = |c: char| c.is_ascii_alphanumeric() || "_:-".contains(c);
+        LEVELS.contains(&level.to_ascii_lowercase().as_str()) && target.chars().all(named)
+    };
+    text.split(',').all(directive)
 }
 
 fn drain(value: &Value<'_>) -> Option<Duration> {
