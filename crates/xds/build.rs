@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = "../../proto";
     let files = [
         "tasuki/xds/v1/trust.proto",
+        "tasuki/xds/v1/proxy_settings.proto",
         "tasuki/xds/v1/rejected.proto",
         "tasuki/xds/v1/departure.proto",
     ];

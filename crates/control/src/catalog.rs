@@ -209,7 +209,8 @@ impl View for ClientView {
             ResourceType::TrustBundle => self.trust().filter(|trust| trust.name == name),
             ResourceType::Secret => self.secret(name),
             ResourceType::Departure => self.departure(name),
-            ResourceType::Cluster
+            ResourceType::ProxySettings
+            | ResourceType::Cluster
             | ResourceType::Endpoint
             | ResourceType::Listener
             | ResourceType::Route => self.current.snapshot.get(&self.client, ty, name),
@@ -220,7 +221,8 @@ impl View for ClientView {
         match ty {
             ResourceType::TrustBundle => self.trust().into_iter().collect(),
             ResourceType::Secret | ResourceType::Departure => Vec::new(),
-            ResourceType::Cluster
+            ResourceType::ProxySettings
+            | ResourceType::Cluster
             | ResourceType::Endpoint
             | ResourceType::Listener
             | ResourceType::Route => self.current.snapshot.list(&self.client, ty),

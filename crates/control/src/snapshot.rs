@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod inbound;
 mod name;
 pub mod outbound;
+mod proxy_settings;
 pub mod rbac;
 pub mod retries;
 pub mod routes;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tasuki_xds::codec::{Dialect, Encoded, encode};
+use tasuki_xds::model::proxy_settings::PROXY_SETTINGS;
 use tasuki_xds::model::{Resource, ResourceType};
 
 use crate::ads::{Client, ClientKind};
@@ -110,6 +112,7 @@ impl Snapshot {
                 .into_iter()
                 .filter_map(get)
                 .collect(),
+            ResourceType::ProxySettings => get(PROXY_SETTINGS.to_owned()).into_iter().collect(),
             ResourceType::TrustBundle | ResourceType::Secret | ResourceType::Departure => {
                 Vec::new()
             }
@@ -143,6 +146,9 @@ impl Snapshot {
             ResourceType::Cluster => clusters::cluster(&viewer, name).map(Resource::Cluster),
             ResourceType::Endpoint => {
                 assignments::assignment(&viewer, name).map(Resource::Endpoint)
+            }
+            ResourceType::ProxySettings => {
+                proxy_settings::named(&viewer, name).map(Resource::ProxySettings)
             }
             ResourceType::TrustBundle | ResourceType::Secret | ResourceType::Departure => None,
         }

@@ -10,7 +10,7 @@ pub mod peer;
 pub mod record;
 pub mod traffic;
 
-pub use self::access_log::AccessLog;
+pub use self::access_log::{AccessLog, SharedMode};
 pub use self::metrics::Metrics;
 pub use self::peer::{Destination, Party, Peers};
 pub use self::record::{Direction, Protocol, Recorder, RequestRecord, TcpRecord};

@@ -23,7 +23,7 @@ use crate::drain::Drain;
 use crate::identity::renew::{ControlSigner, Renewal};
 use crate::loop_guard::LoopGuard;
 use crate::observe::clusters::Clusters;
-use crate::observe::{AccessLog, Metrics};
+use crate::observe::{AccessLog, Metrics, SharedMode};
 use crate::probe::Prober;
 use crate::settings::{Command, CommandLine, Role, Settings};
 use crate::state::manager::Manager;
@@ -53,8 +53,9 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
         tracing::warn!(folder = %settings.state_dir.display(), %error, "the state dir cannot be made");
     }
     let metrics = Arc::new(Metrics::new()?);
+    let log_mode = SharedMode::new(settings.access_log.unwrap_or_default());
     let (access_log, written) =
-        AccessLog::stdout(settings.access_log, metrics.access_log_dropped.clone())?;
+        AccessLog::stdout(log_mode.clone(), metrics.access_log_dropped.clone())?;
     let (state, demands) = State::new(settings.unknown_when_disconnected);
     metrics
         .registry()
@@ -88,6 +89,9 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     drop((access_log, bound));
     for result in results {
         result?;
+    }
+    if settings.access_log.is_none() {
+        runtime.spawn(log_mode.follow(state.settings()));
     }
     let ended =
         LocalSet::new().block_on(&runtime, control(settings, state, metrics, drain, demands));

@@ -139,14 +139,9 @@ pub struct CommonArgs {
     /// How long open connections may finish after SIGTERM, for example 30s or 2m
     #[arg(long, env = "TASUKI_DRAIN_TIME", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub drain_time: Duration,
-    /// Which requests are written to stdout as JSON lines
-    #[arg(
-        long,
-        env = "TASUKI_ACCESS_LOG",
-        value_name = "WHICH",
-        default_value = "errors"
-    )]
-    pub access_log: AccessLogMode,
+    /// Which requests are written to stdout as JSON lines [default: as the mesh's settings say, else errors]
+    #[arg(long, env = "TASUKI_ACCESS_LOG", value_name = "WHICH")]
+    pub access_log: Option<AccessLogMode>,
     /// Say in `x-tasuki-reason` why the proxy itself answered
     #[arg(long, env = "TASUKI_REASON_HEADER")]
     pub reason_header: bool,
@@ -169,10 +164,11 @@ pub struct CommonArgs {
 }
 
 /// Which requests the access log has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum AccessLogMode {
     Off,
     /// Status 5xx, a gRPC status other than OK, or any response flag.
+    #[default]
     Errors,
     All,
 }
@@ -234,7 +230,8 @@ pub struct Settings {
     /// At least 1.
     pub workers: usize,
     pub drain_time: Duration,
-    pub access_log: AccessLogMode,
+    /// `None`: as the mesh's settings say.
+    pub access_log: Option<AccessLogMode>,
     pub reason_header: bool,
     pub unknown_when_disconnected: UnknownPolicy,
     pub listen: Vec<Listen>,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tasuki_identity::Roots;
-use tasuki_xds::model::{Departure, TrustBundle};
+use tasuki_xds::model::{Departure, ProxySettings, TrustBundle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -67,6 +67,7 @@ pub struct State {
     unknown: UnknownPolicy,
     trust: watch::Sender<Option<Arc<TrustBundle>>>,
     departure: watch::Sender<Option<Departure>>,
+    settings: watch::Sender<Option<ProxySettings>>,
     pub counters: demand::Counters,
 }
 
@@ -84,6 +85,7 @@ impl State {
             unknown,
             trust: watch::Sender::new(None),
             departure: watch::Sender::new(None),
+            settings: watch::Sender::new(None),
             counters: demand::Counters::default(),
         };
         (Arc::new(state), receiver)
@@ -147,6 +149,16 @@ impl State {
     /// Only the control thread calls this.
     pub fn set_departure(&self, departure: Option<Departure>) {
         self.departure.send_replace(departure);
+    }
+
+    /// What the mesh's settings say to this proxy; `None` before they have arrived.
+    pub fn settings(&self) -> watch::Receiver<Option<ProxySettings>> {
+        self.settings.subscribe()
+    }
+
+    /// Only the control thread calls this.
+    pub fn set_settings(&self, settings: ProxySettings) {
+        self.settings.send_replace(Some(settings));
     }
 
     /// The roots of the trust bundle.

@@ -11,6 +11,7 @@ mod headers;
 mod listener;
 mod matching;
 mod metadata;
+mod proxy_settings;
 mod rbac;
 mod route;
 pub mod secret;
@@ -88,8 +89,9 @@ const CODEC: &str = "1";
 
 impl ResourceType {
     /// Every type, in the order in which a stream carries them.
-    pub const ALL: [ResourceType; 7] = [
+    pub const ALL: [ResourceType; 8] = [
         ResourceType::TrustBundle,
+        ResourceType::ProxySettings,
         ResourceType::Secret,
         ResourceType::Cluster,
         ResourceType::Endpoint,
@@ -102,6 +104,7 @@ impl ResourceType {
     pub fn type_url(self) -> &'static str {
         match self {
             ResourceType::TrustBundle => proto::TRUST_BUNDLE_URL,
+            ResourceType::ProxySettings => proto::PROXY_SETTINGS_URL,
             ResourceType::Secret => {
                 "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
             }
@@ -126,6 +129,7 @@ impl fmt::Display for ResourceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             ResourceType::TrustBundle => "trust",
+            ResourceType::ProxySettings => "settings",
             ResourceType::Secret => "SDS",
             ResourceType::Cluster => "CDS",
             ResourceType::Endpoint => "EDS",
@@ -141,6 +145,7 @@ impl Resource {
     pub fn ty(&self) -> ResourceType {
         match self {
             Resource::TrustBundle(_) => ResourceType::TrustBundle,
+            Resource::ProxySettings(_) => ResourceType::ProxySettings,
             Resource::Cluster(_) => ResourceType::Cluster,
             Resource::Endpoint(_) => ResourceType::Endpoint,
             Resource::Listener(_) => ResourceType::Listener,
@@ -156,6 +161,10 @@ pub fn encode(resource: &Resource, dialect: &Dialect) -> Arc<Encoded> {
         Resource::TrustBundle(bundle) => Any {
             type_url: proto::TRUST_BUNDLE_URL.to_owned(),
             value: trust::write(bundle).encode_to_vec(),
+        },
+        Resource::ProxySettings(settings) => Any {
+            type_url: proto::PROXY_SETTINGS_URL.to_owned(),
+            value: proxy_settings::write(settings).encode_to_vec(),
         },
         Resource::Cluster(cluster) => pack(&cluster::write(cluster, dialect)),
         Resource::Endpoint(assignment) => pack(&endpoint::write(assignment, dialect)),
@@ -218,6 +227,12 @@ pub fn decode(ty: ResourceType, any: &Any) -> Result<Resource, Refusal> {
             |m: &proto::TrustBundle| m.name.clone(),
             trust::read,
             Resource::TrustBundle,
+        ),
+        ResourceType::ProxySettings => parse(
+            bytes,
+            |m: &proto::ProxySettings| m.name.clone(),
+            proxy_settings::read,
+            Resource::ProxySettings,
         ),
         ResourceType::Cluster => parse(
             bytes,

@@ -9,6 +9,7 @@ pub mod departure;
 pub mod endpoint;
 pub mod listener;
 pub mod matching;
+pub mod proxy_settings;
 pub mod rbac;
 pub mod route;
 pub mod tls;
@@ -18,6 +19,7 @@ pub use cluster::Cluster;
 pub use departure::Departure;
 pub use endpoint::{ClusterLoadAssignment, Endpoint};
 pub use listener::Listener;
+pub use proxy_settings::ProxySettings;
 pub use rbac::Rbac;
 pub use route::RouteConfiguration;
 pub use trust::TrustBundle;
@@ -27,6 +29,8 @@ pub use trust::TrustBundle;
 pub enum ResourceType {
     /// Own resource: the trust bundle, `tasuki.xds.v1.TrustBundle`. First, so that every proxy trusts a root before a leaf uses it.
     TrustBundle,
+    /// Own resource: what the mesh says to every proxy, `tasuki.xds.v1.ProxySettings`.
+    ProxySettings,
     /// SDS, for Envoy only: `default` and `ROOTCA`.
     Secret,
     /// CDS.
@@ -49,6 +53,7 @@ pub enum ResourceType {
 )]
 pub enum Resource {
     TrustBundle(TrustBundle),
+    ProxySettings(ProxySettings),
     Cluster(Cluster),
     Endpoint(ClusterLoadAssignment),
     Listener(Listener),
@@ -61,6 +66,7 @@ impl Resource {
     pub fn name(&self) -> &str {
         match self {
             Resource::TrustBundle(r) => &r.name,
+            Resource::ProxySettings(r) => &r.name,
             Resource::Cluster(r) => &r.name,
             Resource::Endpoint(r) => &r.cluster,
             Resource::Listener(r) => &r.name,

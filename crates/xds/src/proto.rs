@@ -19,13 +19,17 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/tasuki.xds.v1.rs"));
 }
 
-pub use generated::{Departure, Rejected, TrustBundle};
+pub use generated::proxy_settings::AccessLog as ProxyAccessLog;
+pub use generated::{Departure, ProxySettings, Rejected, TrustBundle};
 
 /// `type_url` of [`TrustBundle`].
 pub const TRUST_BUNDLE_URL: &str = "type.googleapis.com/tasuki.xds.v1.TrustBundle";
 
 /// `type_url` of [`Departure`].
 pub const DEPARTURE_URL: &str = "type.googleapis.com/tasuki.xds.v1.Departure";
+
+/// `type_url` of [`ProxySettings`].
+pub const PROXY_SETTINGS_URL: &str = "type.googleapis.com/tasuki.xds.v1.ProxySettings";
 
 /// `type_url` of [`Rejected`].
 pub const REJECTED_URL: &str = "type.googleapis.com/tasuki.xds.v1.Rejected";

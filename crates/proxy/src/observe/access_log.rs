@@ -4,12 +4,16 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use prometheus::IntCounter;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use tasuki_xds::model::proxy_settings::{self, ProxySettings};
+use tokio::sync::watch;
 
 use super::record::{Direction, Flags, Protocol};
 use crate::settings::AccessLogMode;
@@ -23,9 +27,43 @@ const LONGEST_FIELD: usize = 4_096;
 /// A worker's end of the log; cheap to clone.
 #[derive(Clone)]
 pub struct AccessLog {
-    mode: AccessLogMode,
+    mode: SharedMode,
     queue: SyncSender<Vec<u8>>,
     dropped: IntCounter,
+}
+
+/// Which requests are logged at this moment, for all workers. Cheap to clone.
+#[derive(Clone)]
+pub struct SharedMode(Arc<AtomicU8>);
+
+impl SharedMode {
+    pub fn new(mode: AccessLogMode) -> SharedMode {
+        SharedMode(Arc::new(AtomicU8::new(mode as u8)))
+    }
+
+    fn set(&self, mode: AccessLogMode) {
+        self.0.store(mode as u8, Ordering::Relaxed);
+    }
+
+    fn is(&self, mode: AccessLogMode) -> bool {
+        self.0.load(Ordering::Relaxed) == mode as u8
+    }
+
+    /// Does what the mesh says, until its sender is gone. Only for a proxy whose own flags say nothing.
+    pub async fn follow(self, mut settings: watch::Receiver<Option<ProxySettings>>) {
+        while settings.changed().await.is_ok() {
+            let said = settings
+                .borrow_and_update()
+                .as_ref()
+                .and_then(|s| s.access_log);
+            self.set(match said {
+                None => AccessLogMode::default(),
+                Some(proxy_settings::AccessLog::Off) => AccessLogMode::Off,
+                Some(proxy_settings::AccessLog::Errors) => AccessLogMode::Errors,
+                Some(proxy_settings::AccessLog::All) => AccessLogMode::All,
+            });
+        }
+    }
 }
 
 /// What one line says.
@@ -59,19 +97,18 @@ impl AccessLog {
     /// # Errors
     /// When the thread cannot be started.
     pub fn stdout(
-        mode: AccessLogMode,
+        mode: SharedMode,
         dropped: IntCounter,
     ) -> std::io::Result<(AccessLog, Receiver<()>)> {
         let (queue, lines) = sync_channel(QUEUE);
         let (done, written) = sync_channel(1);
-        if mode != AccessLogMode::Off {
-            std::thread::Builder::new()
-                .name("access-log".into())
-                .spawn(move || {
-                    write_lines(&lines, std::io::stdout());
-                    drop(done);
-                })?;
-        }
+        // Also when it is off: that may change.
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || {
+                write_lines(&lines, std::io::stdout());
+                drop(done);
+            })?;
         Ok((
             AccessLog {
                 mode,
@@ -87,7 +124,7 @@ impl AccessLog {
         let (queue, lines) = sync_channel(QUEUE);
         (
             AccessLog {
-                mode,
+                mode: SharedMode::new(mode),
                 queue,
                 dropped,
             },
@@ -97,11 +134,7 @@ impl AccessLog {
 
     /// Whether a request is written at all; ask before making the line.
     pub fn wants(&self, error: bool) -> bool {
-        match self.mode {
-            AccessLogMode::Off => false,
-            AccessLogMode::Errors => error,
-            AccessLogMode::All => true,
-        }
+        self.mode.is(AccessLogMode::All) || (error && self.mode.is(AccessLogMode::Errors))
     }
 
     /// Queues the line, or drops it.
@@ -272,6 +305,35 @@ mod tests {
         assert_eq!(value["duration_ms"], 1.234);
         assert_eq!(value["flags"][0], "NC");
         assert_eq!(value["request_id"], "a\u{fffd}b");
+    }
+
+    #[tokio::test]
+    async fn the_mesh_says_what_is_logged_and_takes_it_back() {
+        let (mesh, settings) = watch::channel(None);
+        let mode = SharedMode::new(AccessLogMode::default());
+        let (mut log, _lines) =
+            AccessLog::to_receiver(AccessLogMode::Off, IntCounter::new("x", "x").unwrap());
+        log.mode = mode.clone();
+        let mut following = std::pin::pin!(mode.follow(settings));
+        let says = |access_log| {
+            mesh.send_replace(Some(ProxySettings {
+                name: "default".to_owned(),
+                access_log,
+            }));
+        };
+        for (said, failed, good) in [
+            (Some(proxy_settings::AccessLog::All), true, true),
+            (Some(proxy_settings::AccessLog::Off), false, false),
+            (None, true, false),
+        ] {
+            says(said);
+            assert!(futures_util::poll!(following.as_mut()).is_pending());
+            assert_eq!(
+                (log.wants(true), log.wants(false)),
+                (failed, good),
+                "{said:?}"
+            );
+        }
     }
 
     #[test]

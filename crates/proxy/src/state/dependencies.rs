@@ -193,7 +193,10 @@ impl Dependencies {
             ResourceType::Route => drop(self.routes.remove(name)),
             ResourceType::Cluster => self.drop_cluster(name),
             ResourceType::Endpoint => self.no_endpoints(name, true),
-            ResourceType::TrustBundle | ResourceType::Secret | ResourceType::Departure => return,
+            ResourceType::TrustBundle
+            | ResourceType::ProxySettings
+            | ResourceType::Secret
+            | ResourceType::Departure => return,
         }
         self.touch(ty, name);
         self.waiting.remove(&(ty, name.to_owned()));
@@ -207,7 +210,10 @@ impl Dependencies {
             ResourceType::Route => self.routes.contains_key(name),
             ResourceType::Cluster => self.clusters.contains_key(name),
             ResourceType::Endpoint => self.endpoints.contains_key(name),
-            ResourceType::TrustBundle | ResourceType::Secret | ResourceType::Departure => false,
+            ResourceType::TrustBundle
+            | ResourceType::ProxySettings
+            | ResourceType::Secret
+            | ResourceType::Departure => false,
         }
     }
 
@@ -370,7 +376,10 @@ impl Dependencies {
             ResourceType::Route => drop(self.routes.remove(&key.1)),
             ResourceType::Cluster => self.drop_cluster(&key.1),
             ResourceType::Endpoint => drop(self.endpoints.remove(&key.1)),
-            ResourceType::TrustBundle | ResourceType::Secret | ResourceType::Departure => {}
+            ResourceType::TrustBundle
+            | ResourceType::ProxySettings
+            | ResourceType::Secret
+            | ResourceType::Departure => {}
         }
         self.absent.remove(key);
         self.waiting.remove(key);

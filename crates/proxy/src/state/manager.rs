@@ -106,8 +106,11 @@ impl Manager {
 
     fn start(&mut self, now: Instant) {
         self.ads.subscribe_all(ResourceType::TrustBundle);
-        for bundle in self.shelf.all(ResourceType::TrustBundle) {
-            self.restore(&bundle);
+        self.ads.subscribe_all(ResourceType::ProxySettings);
+        for ty in [ResourceType::TrustBundle, ResourceType::ProxySettings] {
+            for kept in self.shelf.all(ty) {
+                self.restore(&kept);
+            }
         }
         if self.gateway_role {
             self.ads.subscribe_all(ResourceType::Listener);
@@ -195,6 +198,7 @@ impl Manager {
         match resource {
             Resource::TrustBundle(bundle) => self.trusts(bundle),
             Resource::Departure(departure) => self.state.set_departure(Some(departure)),
+            Resource::ProxySettings(settings) => self.state.set_settings(settings),
             Resource::Cluster(cluster) => self.deps.put_cluster(&cluster),
             Resource::Endpoint(assignment) => drop(self.deps.put_endpoints(assignment)),
             Resource::Route(routes) => self.deps.put_routes(routes),
@@ -220,7 +224,7 @@ impl Manager {
         self.remember((ty, name.to_owned()), None);
         match ty {
             ResourceType::Listener => self.listener_removed(name, now),
-            ResourceType::TrustBundle | ResourceType::Secret => {}
+            ResourceType::TrustBundle | ResourceType::ProxySettings | ResourceType::Secret => {}
             ResourceType::Departure => self.state.set_departure(None),
             ResourceType::Cluster | ResourceType::Endpoint | ResourceType::Route => {
                 self.deps.declare_absent(ty, name)
@@ -366,6 +370,7 @@ fn named(role: &Role) -> WorkloadRef {
 fn type_of(resource: &Resource) -> ResourceType {
     match resource {
         Resource::TrustBundle(_) => ResourceType::TrustBundle,
+        Resource::ProxySettings(_) => ResourceType::ProxySettings,
         Resource::Cluster(_) => ResourceType::Cluster,
         Resource::Endpoint(_) => ResourceType::Endpoint,
         Resource::Listener(_) => ResourceType::Listener,

@@ -252,6 +252,7 @@ fn list(folder: &Path) -> io::Result<Vec<Id>> {
 pub fn type_name(ty: ResourceType) -> &'static str {
     match ty {
         ResourceType::TrustBundle => "trust",
+        ResourceType::ProxySettings => "settings",
         ResourceType::Secret => "secret",
         ResourceType::Cluster => "cluster",
         ResourceType::Endpoint => "endpoints",

@@ -2,6 +2,7 @@
 
 use tasuki_xds::model::cluster::{HttpProtocol, Limits, RetryBudget};
 use tasuki_xds::model::listener::Filter;
+use tasuki_xds::model::proxy_settings::{AccessLog, PROXY_SETTINGS};
 use tokio::time::Instant;
 
 use super::*;
@@ -12,6 +13,7 @@ kind: MeshSettings
 metadata: {name: default, namespace: istio-system}
 spec:
   outboundTrafficPolicy: registry-only
+  accessLog: all
   certificateTtl: 2h
   connectionPool:
     tcp: {connectTimeout: 3s, maxConnections: 7}
@@ -45,6 +47,13 @@ fn passthrough(client: &As) -> String {
     }
 }
 
+fn access_log(client: &As) -> Option<AccessLog> {
+    match client.build(ResourceType::ProxySettings, PROXY_SETTINGS) {
+        Some(Resource::ProxySettings(settings)) => settings.access_log,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn defaults_for_every_service() {
     let mesh = good_mesh(&[SHOP, SETTINGS]);
@@ -64,6 +73,19 @@ fn defaults_for_every_service() {
     };
     assert_eq!(cluster.retry_budget, Some(budget));
     assert_eq!(passthrough(&client), "BlackHoleCluster");
+    assert_eq!(access_log(&client), Some(AccessLog::All));
+}
+
+#[test]
+fn foreign_clients_are_told_of_no_settings_of_ours() {
+    let mesh = good_mesh(&[SHOP, SETTINGS]);
+    let dialect = Dialect::Envoy { secrets: false };
+    let envoy = As::client(&mesh, foreign(ClientKind::EnvoyGateway, dialect, "shop"));
+    assert!(!envoy.has(ResourceType::ProxySettings, PROXY_SETTINGS));
+    let listed = envoy
+        .snapshot
+        .list(&envoy.client, ResourceType::ProxySettings);
+    assert!(listed.is_empty());
 }
 
 #[test]
@@ -99,6 +121,12 @@ fn settings_come_and_go_without_a_restart() {
         "PassthroughCluster"
     );
     assert_eq!(without.settings.certificate_ttl(), ttl);
+    let client = As::sidecar(&without, "shop", "storefront");
+    assert_eq!(access_log(&client), None);
+    let listed = client
+        .snapshot
+        .list(&client.client, ResourceType::ProxySettings);
+    assert_eq!(listed.len(), 1, "it is never removed");
 }
 
 #[test]

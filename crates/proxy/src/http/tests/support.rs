@@ -38,7 +38,7 @@ use crate::drain::Drain;
 use crate::identity::Identity;
 use crate::inbound::Inbound;
 use crate::loop_guard::LoopGuard;
-use crate::observe::{AccessLog, Metrics, Recorder};
+use crate::observe::{AccessLog, Metrics, Recorder, SharedMode};
 use crate::settings::{AccessLogMode, ObjectName, PodSettings, Role, Settings, UnknownPolicy};
 use crate::state::{ListenerName, Outbound, Snapshot, State};
 use crate::worker::Worker;
@@ -471,8 +471,11 @@ impl Running {
 
 fn worker(snapshot: Snapshot, drain: &Drain) -> Rc<Worker> {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let (access_log, _) =
-        AccessLog::stdout(AccessLogMode::Off, metrics.access_log_dropped.clone()).unwrap();
+    let (access_log, _) = AccessLog::stdout(
+        SharedMode::new(AccessLogMode::Off),
+        metrics.access_log_dropped.clone(),
+    )
+    .unwrap();
     let (state, _) = State::new(UnknownPolicy::Refuse);
     state.publish(snapshot);
     let settings = Arc::new(settings());
@@ -509,7 +512,7 @@ fn settings() -> Settings {
         health: unused,
         workers: 1,
         drain_time: Duration::from_secs(1),
-        access_log: AccessLogMode::Off,
+        access_log: Some(AccessLogMode::Off),
         reason_header: true,
         unknown_when_disconnected: UnknownPolicy::Refuse,
         listen: Vec::new(),

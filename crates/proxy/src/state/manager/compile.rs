@@ -117,7 +117,8 @@ pub(super) fn check(resource: &Resource) -> Result<(), String> {
         Resource::TrustBundle(bundle) => Roots::from_der(bundle.roots.clone())
             .map(drop)
             .map_err(|error| error.to_string()),
-        Resource::Cluster(_)
+        Resource::ProxySettings(_)
+        | Resource::Cluster(_)
         | Resource::Endpoint(_)
         | Resource::Route(_)
         | Resource::Departure(_) => Ok(()),

@@ -187,6 +187,7 @@ async fn asks_for_what_is_used_and_answers_when_all_is_there() {
         play.asked(),
         [
             "trust:*",
+            "settings:*",
             "listener:inbound",
             "listener:passthrough",
             "departure:shop/cart-1"

@@ -17,6 +17,7 @@ use crate::model::listener::{
     RouteSource, TcpProxy, Transport,
 };
 use crate::model::matching::{HeaderMatch, Pattern, QueryMatch, StringMatch, ValueMatch};
+use crate::model::proxy_settings::{AccessLog, ProxySettings};
 use crate::model::rbac::{Cidr, Permission, Policy, Principal, Rbac, RbacAction};
 use crate::model::route::{
     AppendAction, DirectResponse, Forward, HeaderAdd, HeaderMutations, PathMatch, PathRewrite,
@@ -59,6 +60,7 @@ pub fn resource() -> BoxedStrategy<Resource> {
     prop_oneof![
         trust(),
         departure(),
+        proxy_settings(),
         cluster(),
         endpoints(),
         listener(),
@@ -86,6 +88,18 @@ fn departure() -> BoxedStrategy<Resource> {
                 acknowledged: deleting && acknowledged,
             })
         })
+        .boxed()
+}
+
+fn proxy_settings() -> BoxedStrategy<Resource> {
+    let access_log = prop_oneof![
+        Just(None),
+        Just(Some(AccessLog::Off)),
+        Just(Some(AccessLog::Errors)),
+        Just(Some(AccessLog::All)),
+    ];
+    (word(), access_log)
+        .prop_map(|(name, access_log)| Resource::ProxySettings(ProxySettings { name, access_log }))
         .boxed()
 }
 
