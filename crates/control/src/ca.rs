@@ -9,11 +9,13 @@
 //! | `shared.rs`, `vault.rs` | keeps the authority in a Secret, together with other replicas |
 //! | `follow.rs` | follows that Secret, and the one with a plug-in root |
 //! | `rotation.rs` | moves a rotation from phase to phase |
+//! | `roots_map.rs` | writes the trusted roots into every namespace |
 //! | `voices.rs` | who must have taken over new roots before they are used |
 
 pub mod cluster;
 mod follow;
 pub mod limit;
+pub mod roots_map;
 pub mod rotation;
 pub mod server_tls;
 pub mod service;

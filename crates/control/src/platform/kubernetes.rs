@@ -36,6 +36,11 @@ pub async fn open(settings: &Settings, trust_domain: &TrustDomain) -> anyhow::Re
     let pod = env::var("POD_NAME").ok();
     let identity = leader::identity(pod.as_deref());
     let campaign = Campaign::start(client.clone(), &namespace, identity);
+    tokio::spawn(ca::roots_map::keep(
+        client.clone(),
+        authority.clone(),
+        campaign.leadership(),
+    ));
     let authenticator =
         KubernetesAuthenticator::new(client.clone(), objects.clone(), trust_domain.clone());
     Ok(Platform {
