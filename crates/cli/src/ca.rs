@@ -3,12 +3,15 @@
 //! The control plane does the work and owns the authority's files; this command only leaves a request in the state dir and
 //! reads the progress there. Ended early, it changes nothing: the rotation goes on, and running it again watches the same one.
 
+mod cluster;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tasuki_identity::ca::{CertificateAuthority, rotation};
+use tasuki_kubernetes::names;
 
 /// How often the progress is looked at.
 const EVERY: Duration = Duration::from_millis(200);
@@ -25,13 +28,36 @@ pub enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub struct RotateArguments {
     /// State dir of the running control plane
-    #[arg(long, env = "TASUKI_STATE_DIR", value_name = "DIR")]
-    state_dir: PathBuf,
+    #[arg(
+        long,
+        env = "TASUKI_STATE_DIR",
+        value_name = "DIR",
+        required_unless_present = "kube"
+    )]
+    state_dir: Option<PathBuf>,
+
+    /// The control plane runs in Kubernetes: ask there
+    #[arg(long)]
+    kube: bool,
+
+    /// How to reach the API server. Without it: as kubectl would
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Namespace of the control plane
+    #[arg(long, value_name = "NAME", default_value = names::SYSTEM_NAMESPACE)]
+    namespace: String,
 }
 
 pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
-        Command::Rotate(arguments) => rotate(&arguments.state_dir),
+        Command::Rotate(arguments) if arguments.kube => {
+            cluster::rotate(arguments.kubeconfig.as_deref(), &arguments.namespace)
+        }
+        Command::Rotate(arguments) => {
+            let state_dir = arguments.state_dir.as_deref();
+            rotate(state_dir.context("--state-dir or --kube is needed")?)
+        }
     }
 }
 

@@ -17,6 +17,16 @@ pub struct Request {
     pub id: String,
 }
 
+impl Request {
+    /// One that nobody has made before.
+    #[allow(clippy::new_without_default, reason = "no two are equal")]
+    pub fn new() -> Self {
+        Self {
+            id: hex(&rand::random::<[u8; 8]>()),
+        }
+    }
+}
+
 /// `ca/rotation.json`: how far the control plane is with a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -29,9 +39,7 @@ pub struct Progress {
 
 /// Asks for a rotation; if one has been asked for already, that one is returned.
 pub fn request(state_dir: &Path) -> Result<Request, Error> {
-    let new = Request {
-        id: hex(&rand::random::<[u8; 8]>()),
-    };
+    let new = Request::new();
     files::create_new(&request_path(state_dir), &json(&new), files::SECRET)?;
     match requested(state_dir)? {
         Some(request) => Ok(request),
