@@ -9,9 +9,9 @@ use x509_parser::prelude::X509Certificate;
 
 use crate::error::Error;
 
-/// 2.25 is for numbers that were drawn (X.667); this one has 64 bits, since that is the largest component that rcgen writes. Only
-/// our own leaves are looked at for it.
-const OID: [u64; 3] = [2, 25, 0xb3c4_5d1e_92a7_4f60];
+/// 2.25 is for numbers that were drawn (X.667); this one has 62 bits, since rcgen writes and x509-parser reads no larger ones.
+/// Only our own leaves are looked at for it.
+const OID: [u64; 3] = [2, 25, 0x33c4_5d1e_92a7_4f60];
 /// Of a Pod's name (RFC 1123 subdomain) and of a UID, of which API servers make 36.
 const MAX_NAME: usize = 253;
 const MAX_UID: usize = 64;

@@ -5,9 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::csr::CsrPem;
 use crate::csr::{key_and_csr, uri_name};
+use crate::pod_record::PodRecord;
 use rcgen::{CertificateParams, IsCa};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -254,5 +257,125 @@ fn an_unreadable_state_is_an_error_not_a_new_authority() {
         std::fs::write(&path, broken).unwrap();
         let opened = CertificateAuthority::open(dir.path(), &domain(), SystemTime::now());
         assert!(matches!(opened, Err(Error::State { .. })), "{broken}");
+    }
+}
+
+#[test]
+fn the_pod_is_in_the_certificate_and_nothing_else_changes() {
+    let dir = TempDir::new().unwrap();
+    let mut ca = open(&dir);
+    ca.record_ttl(HOUR).unwrap();
+    let now = SystemTime::now();
+    let record = PodRecord::new("cart-1", "5c06c2ed-2fed-4325-a0a0-64bfe6429201").unwrap();
+    let leaf = |pod: Option<&PodRecord>| {
+        let csr = csr("cart");
+        let issued = ca.keys().sign(csr.as_str(), &id("cart"), pod, HOUR, now);
+        let der = Roots::from_pem(issued.unwrap().leaf_pem.as_bytes());
+        crate::peer::read(&der.unwrap().certificates()[0])
+            .unwrap()
+            .peer
+    };
+    let with = leaf(Some(&record));
+    assert_eq!(with.pod.as_ref(), Some(&record));
+    let without = leaf(None);
+    assert_eq!(without.pod, None);
+    assert_eq!((with.id, with.subject), (without.id, without.subject));
+}
+
+/// What `openssl` and Istio's Makefile make: a root, an intermediate under it, and the four files.
+fn plugged(domain: &TrustDomain) -> (BTreeMap<&'static str, String>, rcgen::KeyPair) {
+    let authority = |name: &str, path: u8| {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(path));
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        params
+    };
+    let (root_key, key) = (
+        rcgen::KeyPair::generate().unwrap(),
+        rcgen::KeyPair::generate().unwrap(),
+    );
+    let params = authority("company root", 1);
+    let root = params.self_signed(&root_key).unwrap();
+    let issuer = rcgen::Issuer::new(params, root_key);
+    let name = format!("mesh {domain}");
+    let intermediate = authority(&name, 0).signed_by(&key, &issuer).unwrap();
+    let files = BTreeMap::from([
+        ("ca-cert.pem", intermediate.pem()),
+        ("ca-key.pem", key.serialize_pem()),
+        ("cert-chain.pem", intermediate.pem() + &root.pem()),
+        ("root-cert.pem", root.pem()),
+    ]);
+    (files, key)
+}
+
+fn read_plugin(files: &BTreeMap<&'static str, String>) -> Result<PlugIn, Error> {
+    PlugIn::read(&domain(), SystemTime::now(), |key| files.get(key).cloned())
+}
+
+#[test]
+fn a_plugged_in_intermediate_signs_and_its_chain_goes_with_the_leaf() {
+    let (files, _) = plugged(&domain());
+    let plugin = read_plugin(&files).unwrap();
+    let now = SystemTime::now();
+    let ring = KeyRing::create(&domain(), Some(&plugin), now).unwrap();
+    let ring = ring.record_ttl(HOUR).unwrap();
+    let kept = ring.files().unwrap();
+    let ring = KeyRing::load(&domain(), |file| Ok(kept.get(file).cloned()));
+    let ring = ring.unwrap().unwrap();
+    assert!(ring.is_plugged() && ring.has_plugged(&plugin));
+    assert_eq!(
+        ring.roots(),
+        &Roots::from_pem(files["root-cert.pem"].as_bytes()).unwrap()
+    );
+    let issued = ring
+        .sign(csr("cart").as_str(), &id("cart"), None, HOUR, now)
+        .unwrap();
+    assert_eq!(issued.intermediates_pem.len(), 1, "the root is not sent");
+    assert_eq!(
+        Roots::from_pem(issued.root_pem.as_bytes()).unwrap(),
+        *ring.roots()
+    );
+
+    // To another one, with both roots trusted in between.
+    let (others, _) = plugged(&domain());
+    let other = read_plugin(&others).unwrap();
+    let adding = ring.add_root(Some(&other), now).unwrap();
+    assert_eq!(adding.roots().certificates().len(), 2);
+    let switched = adding.switch_signer(HOUR, now).unwrap();
+    let over = switched.retire_old(now + 2 * HOUR).unwrap();
+    assert_eq!(
+        over.roots(),
+        &Roots::from_pem(others["root-cert.pem"].as_bytes()).unwrap()
+    );
+}
+
+#[test]
+fn a_plug_in_that_does_not_fit_together_is_refused_by_its_key() {
+    let (good, _) = plugged(&domain());
+    let (other, _) = plugged(&domain());
+    for (key, text, named) in [
+        ("ca-cert.pem", String::new(), "ca-cert.pem: missing"),
+        ("ca-key.pem", String::new(), "ca-key.pem: missing"),
+        ("root-cert.pem", "x".to_owned(), "root-cert.pem: "),
+        (
+            "ca-key.pem",
+            other["ca-key.pem"].clone(),
+            "ca-cert.pem: peers would refuse",
+        ),
+        (
+            "root-cert.pem",
+            other["root-cert.pem"].clone(),
+            "ca-cert.pem: peers would refuse",
+        ),
+        ("ca-key.pem", "x".to_owned(), ".key.pem: "),
+    ] {
+        let mut files = good.clone();
+        files.insert(key, text);
+        let refused = read_plugin(&files).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains(named), "{key}: {refused}");
+        assert!(!refused.contains("PRIVATE"), "{refused}");
     }
 }
