@@ -9,12 +9,14 @@
 //! | `shared.rs`, `vault.rs` | keeps the authority in a Secret, together with other replicas |
 //! | `follow.rs` | follows that Secret, and the one with a plug-in root |
 //! | `rotation.rs` | moves a rotation from phase to phase |
+//! | `replicas.rs` | how far the other replicas are with a rotation |
 //! | `roots_map.rs` | writes the trusted roots into every namespace |
 //! | `voices.rs` | who must have taken over new roots before they are used |
 
 pub mod cluster;
 mod follow;
 pub mod limit;
+pub mod replicas;
 pub mod roots_map;
 pub mod rotation;
 pub mod server_tls;
@@ -215,6 +217,14 @@ impl Authority {
         match &self.0.store {
             Store::Directory { state_dir, .. } => Ok(ca::rotation::report(state_dir, progress)?),
             Store::Shared(shared) => shared.report(self, progress).await,
+        }
+    }
+
+    /// For how long after a step somebody may go on as before it: another replica whose watch broke silently.
+    fn lag(&self) -> Duration {
+        match &self.0.store {
+            Store::Directory { .. } => Duration::ZERO,
+            Store::Shared(_) => 2 * follow::WATCH,
         }
     }
 

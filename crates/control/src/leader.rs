@@ -54,6 +54,7 @@ async fn turned(leadership: &mut Leadership, to: bool) -> bool {
 
 /// This replica's standing candidacy.
 pub struct Campaign {
+    identity: String,
     leadership: Leadership,
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -66,17 +67,23 @@ impl Campaign {
         let (end, ended) = oneshot::channel();
         let candidate = Candidate {
             leases: Api::namespaced(client, namespace),
-            identity,
+            identity: identity.clone(),
             observed: None,
             state,
             renewed: Instant::now(),
             complained: String::new(),
         };
         Self {
+            identity,
             leadership,
             end,
             task: tokio::spawn(candidate.run(ended)),
         }
+    }
+
+    /// Of this process alone.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     pub fn leadership(&self) -> Leadership {

@@ -18,15 +18,16 @@ use tracing::{error, info, warn};
 use crate::ads::{AdsService, Authenticator, Catalog, Clients};
 use crate::auth::incoming;
 use crate::auth::incoming::Gate;
+use crate::ca::replicas::Replica;
 use crate::ca::rotation::Driver;
 use crate::ca::server_tls::ServerTls;
 use crate::ca::{Authority, CertificateService};
 use crate::catalog::Published;
 use crate::debug::{self, Metrics};
-use crate::leader::{Leadership, while_leading};
+use crate::leader::while_leading;
 use crate::limits::{self, Bound, Refused, StreamLimits};
 use crate::mesh::{Mesh, MeshSettings};
-use crate::platform::{self, Platform};
+use crate::platform::{self, Cluster, Platform};
 use crate::settings::Settings;
 use crate::source::Objects;
 use crate::source::broken::is_loud;
@@ -100,14 +101,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let leadership = cluster
-        .as_ref()
-        .map(|cluster| cluster.campaign.leadership());
     let mut servers = Servers::bind(
         &settings,
         &authority,
         authenticator,
-        leadership,
+        cluster.as_ref(),
         &published,
         &registry,
     )
@@ -222,6 +220,7 @@ struct Servers {
     refused: Refused,
     ca: IstioCertificateServiceServer<CertificateService>,
     webhook: Option<(TcpListener, Webhook)>,
+    replica: Option<Replica>,
 }
 
 impl Servers {
@@ -229,7 +228,7 @@ impl Servers {
         settings: &Settings,
         authority: &Authority,
         authenticator: Arc<dyn Authenticator>,
-        leadership: Option<Leadership>,
+        cluster: Option<&Cluster>,
         published: &Arc<Published>,
         registry: &prometheus::Registry,
     ) -> anyhow::Result<Self> {
@@ -245,9 +244,15 @@ impl Servers {
             )
             .run()
         };
-        match leadership {
-            Some(leadership) => tokio::spawn(while_leading(leadership, drive)),
-            None => tokio::spawn(drive()),
+        let replica = match cluster {
+            Some(cluster) => {
+                tokio::spawn(while_leading(cluster.campaign.leadership(), drive));
+                Some(Self::replica(cluster, authority, clients.clone()))
+            }
+            None => {
+                tokio::spawn(drive());
+                None
+            }
         };
         if let Some(departures) = catalog.departures() {
             tokio::spawn(departures.run(clients.clone()));
@@ -279,6 +284,7 @@ impl Servers {
             refused,
             ca: ca.into_server(),
             webhook: None,
+            replica,
         };
         // Who starts this with port 0 reads here what it became.
         info!(
@@ -288,6 +294,16 @@ impl Servers {
             "serving"
         );
         Ok(servers)
+    }
+
+    fn replica(cluster: &Cluster, authority: &Authority, clients: Arc<Clients>) -> Replica {
+        Replica::start(
+            cluster.client.clone(),
+            &cluster.namespace,
+            &cluster.campaign,
+            authority.clone(),
+            Box::new(move |bundle| clients.lacking(bundle)),
+        )
     }
 
     /// Serves until `end`, then lets requests finish for a moment.
@@ -340,6 +356,9 @@ impl Servers {
         let _ = stop.send(true);
         let _ =
             tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+        if let Some(replica) = self.replica {
+            replica.leave().await;
+        }
         name
     }
 }

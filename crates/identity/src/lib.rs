@@ -20,6 +20,6 @@ pub use certificate::{Roots, WorkloadCertificate};
 pub use csr::{CsrPem, KeyPem, key_and_csr};
 pub use error::Error;
 pub use id::{InvalidSpiffeId, SpiffeId, TrustDomain};
-pub use peer::{PeerCertificate, peer_certificate};
+pub use peer::{PeerCertificate, digest, peer_certificate};
 pub use pod_record::PodRecord;
 pub use tls::{ClientAuth, ServerIdentity, client_config, server_config};

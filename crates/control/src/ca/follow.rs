@@ -1,7 +1,7 @@
 //! Follows the two Secrets that the authority depends on: `tasuki-ca`, which replicas share, and `cacerts`, by which somebody
 //! plugs in a root of his own. A broken plug-in is reported and changes nothing.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
@@ -16,8 +16,8 @@ use tasuki_kubernetes::names;
 use super::Authority;
 use super::vault::kept;
 
-/// A watch that silently broke is noticed after this, seconds.
-const WATCH: u32 = 30;
+/// A watch that silently broke is noticed after this.
+pub(super) const WATCH: Duration = Duration::from_secs(30);
 
 /// Never ends; to be spawned.
 pub async fn authority(authority: Authority, client: Client, namespace: &str) {
@@ -87,7 +87,7 @@ fn read_plugin(secret: Secret, trust_domain: &TrustDomain) -> Result<PlugIn, Str
 async fn secret(secrets: Api<Secret>, name: &str, mut tell: impl FnMut(Option<Secret>)) {
     let only = watcher::Config::default()
         .fields(&format!("metadata.name={name}"))
-        .timeout(WATCH);
+        .timeout(u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX));
     let mut events = std::pin::pin!(watcher(secrets, only).default_backoff());
     let mut listed = None;
     let mut complained = String::new();

@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Everybody must trust the new root for this long without interruption: a client that connects just now is listed first.
 const SETTLED: Duration = Duration::from_secs(2);
 /// After a start of the control plane its clients are given this long to return before "all of them" means anything.
-const RETURN: Duration = Duration::from_secs(15);
+pub(super) const RETURN: Duration = Duration::from_secs(15);
 /// Peers' clocks may be behind: old certificates live this much longer for them.
 const SKEW: Duration = Duration::from_secs(2);
 
@@ -139,6 +139,7 @@ impl Driver {
         let Some(end) = phase.old_leaves_end().map(|end| end + SKEW) else {
             return Ok(());
         };
+        let end = end + self.authority.lag();
         if now < end {
             let detail = match end.duration_since(now) {
                 // Rounded, so that the report is not rewritten four times a second for a day.

@@ -13,18 +13,32 @@ use super::lock;
 #[derive(Debug)]
 pub struct Voice {
     name: String,
-    confirmed: Mutex<Option<TrustBundle>>,
+    said: Mutex<Said>,
+}
+
+#[derive(Debug, Default)]
+enum Said {
+    #[default]
+    Nothing,
+    Confirmed(TrustBundle),
+    /// Who exactly is waited for.
+    Lacking(Vec<String>),
 }
 
 impl Voice {
     /// These roots are where they must be.
     pub fn confirm(&self, bundle: &TrustBundle) {
-        *lock(&self.confirmed) = Some(bundle.clone());
+        *lock(&self.said) = Said::Confirmed(bundle.clone());
+    }
+
+    /// They are not, and this is where.
+    pub fn wait_for(&self, names: Vec<String>) {
+        *lock(&self.said) = Said::Lacking(names);
     }
 
     /// It is not known any more which are.
     pub fn withdraw(&self) {
-        *lock(&self.confirmed) = None;
+        *lock(&self.said) = Said::Nothing;
     }
 }
 
@@ -35,7 +49,7 @@ impl Voices {
     pub(super) fn add(&self, name: &str) -> Arc<Voice> {
         let voice = Arc::new(Voice {
             name: name.to_owned(),
-            confirmed: Mutex::default(),
+            said: Mutex::default(),
         });
         let mut voices = lock(&self.0);
         voices.retain(|voice| voice.strong_count() > 0);
@@ -46,9 +60,13 @@ impl Voices {
     /// Those that have not confirmed exactly these.
     pub(super) fn lacking(&self, bundle: &TrustBundle) -> Vec<String> {
         let voices = lock(&self.0);
-        let lacks = |voice: &Arc<Voice>| lock(&voice.confirmed).as_ref() != Some(bundle);
         let live = voices.iter().filter_map(Weak::upgrade);
-        live.filter(lacks).map(|voice| voice.name.clone()).collect()
+        live.flat_map(|voice| match &*lock(&voice.said) {
+            Said::Confirmed(confirmed) if confirmed == bundle => Vec::new(),
+            Said::Lacking(names) => names.clone(),
+            Said::Confirmed(_) | Said::Nothing => vec![voice.name.clone()],
+        })
+        .collect()
     }
 }
 
