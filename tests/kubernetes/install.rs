@@ -60,7 +60,7 @@ pub fn scale(cluster: Cluster, replicas: u64) -> Result<u64> {
         let pods = cluster.get(&[
             "--namespace=tasuki-system",
             "pods",
-            "--selector=app=tasuki-control",
+            "--selector=app.kubernetes.io/name=tasuki-control",
         ])?;
         let pods = pods["items"].as_array().map_or(0, Vec::len) as u64;
         ensure!(pods == replicas, "{pods} pods");
@@ -99,7 +99,7 @@ fn all_replicas_killed() {
         &[
             "delete",
             "pods",
-            "--selector=app=tasuki-control",
+            "--selector=app.kubernetes.io/name=tasuki-control",
             "--force",
             "--grace-period=0",
         ],

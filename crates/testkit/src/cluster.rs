@@ -84,7 +84,7 @@ impl Cluster {
         self.show(&[
             "logs",
             "--namespace=tasuki-system",
-            "--selector=app=tasuki-control",
+            "--selector=app.kubernetes.io/name=tasuki-control",
             "--tail=40",
             "--prefix",
         ]);
