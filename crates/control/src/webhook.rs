@@ -23,6 +23,7 @@ use k8s_openapi::api::core::v1;
 use kube::{Api, Client};
 use prometheus::{IntCounterVec, Opts, Registry};
 use tasuki_kubernetes::inject::{InjectionSettings, Namespace, Outcome, inject, patch};
+use tasuki_kubernetes::names;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tracing::info;
@@ -55,8 +56,8 @@ impl Question {
     /// By the path of the request.
     pub fn parse(path: &str) -> Option<Self> {
         match path {
-            "/inject" => Some(Question::Inject),
-            "/validate" => Some(Question::Validate),
+            names::INJECT_PATH => Some(Question::Inject),
+            names::VALIDATE_PATH => Some(Question::Validate),
             _ => None,
         }
     }

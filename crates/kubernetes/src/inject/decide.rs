@@ -9,6 +9,9 @@ use super::InjectionSettings;
 use super::template::{Object, Template, text};
 use crate::names;
 
+/// Istio's, of a Pod.
+const ISTIO_INJECT_LABEL: &str = "sidecar.istio.io/inject";
+
 /// Why a Pod is left as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Skip {
@@ -102,10 +105,13 @@ fn asked(
     if settings.always {
         return Ok(Some(true));
     }
-    let of_istio = namespace.labels.get(names::ISTIO_INJECTION_LABEL);
-    Ok(match of_istio.map(String::as_str) {
-        Some("enabled") if settings.istio_injection => Some(true),
-        Some("disabled") if settings.istio_injection => Some(false),
+    if !settings.istio_injection {
+        return Ok(None);
+    }
+    let of_namespace = namespace.labels.get(names::ISTIO_INJECTION_LABEL);
+    Ok(match of_namespace.map(String::as_str) {
+        Some("enabled") => Some(pod.label(ISTIO_INJECT_LABEL) != Some("false")),
+        Some("disabled") => Some(false),
         _ => None,
     })
 }

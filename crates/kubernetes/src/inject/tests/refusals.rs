@@ -38,6 +38,12 @@ fn istios_label_counts_when_told_to() {
         inject(pod(), &istio, &settings),
         Outcome::Injected { .. }
     ));
+    let mut own = pod();
+    own["metadata"]["labels"]["sidecar.istio.io/inject"] = json!("false");
+    assert_eq!(
+        inject(own, &istio, &settings),
+        Outcome::Skipped(Skip::Disabled)
+    );
     let both = namespace(&[
         ("istio-injection", "enabled"),
         ("tasuki.dev/inject", "disabled"),
