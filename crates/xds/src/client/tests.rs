@@ -7,6 +7,7 @@ use super::{AdsClient, Event, NodeInfo};
 use crate::codec::{Dialect, encode};
 use crate::model::{Resource, ResourceType, TrustBundle};
 use crate::proto::{DeltaDiscoveryResponse, Rejected};
+use crate::{DEPARTURE_FEATURE, TASUKI_FEATURE};
 
 fn bundle(name: &str) -> WireResource {
     let encoded = encode(
@@ -48,7 +49,10 @@ fn the_node_is_in_the_first_request_only() {
     let node = first.node.unwrap();
     assert_eq!(
         (node.id.as_str(), node.client_features.as_slice()),
-        ("gateway~edge/public", &["tasuki.v1".to_owned()][..])
+        (
+            "gateway~edge/public",
+            &[TASUKI_FEATURE.to_owned(), DEPARTURE_FEATURE.to_owned()][..]
+        )
     );
     assert_eq!(client.next_request().unwrap().node, None);
     assert_eq!(client.next_request(), None);
