@@ -310,10 +310,9 @@ fn declared_ports(
                     .filter(|p| p.name == port.name)
                     .map(|p| p.port);
                 for number in numbers {
-                    for address in slice.endpoints.iter().filter_map(|e| e.addresses.first()) {
+                    for endpoint in &slice.endpoints {
                         // Nobody says what the ports of another namespace's pods speak.
-                        let own = workloads
-                            .at(*address)
+                        let own = endpoints::workload_behind(endpoint, workloads)
                             .filter(|w| w.id.namespace == service.meta.name.namespace);
                         if let Some(workload) = own {
                             say(workload, number, protocol);

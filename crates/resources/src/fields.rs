@@ -120,6 +120,19 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Annotations that say something to a mesh. The others are most of the bytes of many objects (`kubectl` keeps a copy of the object
+/// in one, controllers the time of each change), and one that changes would make another object of the same.
+fn is_for_the_mesh(name: &str) -> bool {
+    let Some((domain, name)) = name.split_once('/') else {
+        return false;
+    };
+    match domain {
+        // What the injector keeps for itself.
+        "tasuki.dev" => name != "probes",
+        domain => domain == "istio.io" || domain.ends_with(".istio.io"),
+    }
+}
+
 /// `metadata` of an object whose name and namespace have been read.
 pub fn metadata(root: &Fields<'_>, name: crate::NamespacedName) -> Metadata {
     let mut meta = Metadata {
@@ -132,6 +145,7 @@ pub fn metadata(root: &Fields<'_>, name: crate::NamespacedName) -> Metadata {
     let map = |value: Option<Value<'_>>| value.map(|v| v.string_map()).unwrap_or_default();
     meta.labels = map(fields.get("labels"));
     meta.annotations = map(fields.get("annotations"));
+    meta.annotations.retain(|name, _| is_for_the_mesh(name));
     meta.uid = fields
         .get("uid")
         .and_then(|v| v.string().map(str::to_owned));

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use tasuki_resources::core::endpoint_slice::SliceEndpoint;
 use tasuki_resources::core::service::{ServiceKind, ServicePort, TargetPort, Transport};
 use tasuki_resources::peer_authentication::MtlsMode;
 use tasuki_resources::{EndpointSlice, Service};
@@ -93,19 +94,18 @@ fn from_slices(
                 (false, false) => continue,
             };
             let address = SocketAddr::new(*address, slice_port.port);
-            let workload = match &endpoint.pod {
-                Some(pod) => workloads.get(pod),
-                None => workloads.at(address.ip()),
-            };
-            // The slice learns of a deletion later than we do, and the Pod's application ends when we say that nobody sends
-            // to it any more.
-            let health = match workload {
-                Some(workload) if workload.state == State::Draining => Health::Draining,
-                _ => health,
-            };
-            let mut backend = match workload {
-                Some(workload) => of_workload(workload, address, health, modes),
-                None => unknown(address, health, &service.meta.name.namespace),
+            let mut backend = match behind(endpoint, address.ip(), workloads) {
+                Behind::Workload(workload) => {
+                    // The slice learns of a deletion later than we do, and the Pod's application ends when we say that nobody
+                    // sends to it any more.
+                    let health = match workload.state {
+                        State::Draining => Health::Draining,
+                        State::Ready | State::NotReady => health,
+                    };
+                    of_workload(workload, address, health, modes)
+                }
+                Behind::NoPod => unknown(address, health, &service.meta.name.namespace),
+                Behind::NotYet => continue,
             };
             if let Some(zone) = &endpoint.zone {
                 backend.locality = format!("/{zone}/");
@@ -113,7 +113,46 @@ fn from_slices(
             found.push(backend);
         }
     }
+    if found.iter().all(|b| b.endpoint.health != Health::Healthy) {
+        // Better those that are ending and still serve than nobody: kube-proxy does the same.
+        for backend in &mut found {
+            backend.endpoint.health = Health::Healthy;
+        }
+    }
     found
+}
+
+/// What is known of the pod behind an endpoint.
+enum Behind<'a> {
+    Workload(&'a Workload),
+    /// The endpoint is no pod of the mesh's cluster.
+    NoPod,
+    /// A pod that is not known yet, or no longer, at this address. Whether to use mesh TLS cannot be said before it is: plaintext
+    /// would be refused, or go to whoever has the address now.
+    NotYet,
+}
+
+fn behind<'a>(endpoint: &SliceEndpoint, address: IpAddr, workloads: &'a Workloads) -> Behind<'a> {
+    let Some(pod) = &endpoint.pod else {
+        return workloads
+            .at(address)
+            .map_or(Behind::NoPod, |workload| Behind::Workload(workload));
+    };
+    match workloads.get(pod) {
+        Some(workload) if workload.is_at(address) => Behind::Workload(workload),
+        _ => Behind::NotYet,
+    }
+}
+
+/// The pod behind an endpoint, if it is known.
+pub fn workload_behind<'a>(
+    endpoint: &SliceEndpoint,
+    workloads: &'a Workloads,
+) -> Option<&'a Workload> {
+    match behind(endpoint, *endpoint.addresses.first()?, workloads) {
+        Behind::Workload(workload) => Some(workload),
+        Behind::NoPod | Behind::NotYet => None,
+    }
 }
 
 /// The number that a service port means in a pod.

@@ -273,3 +273,90 @@ fn a_pod_that_returns_is_itself_again() {
     assert_eq!(back.workload(&id), back.workloads.get(&id));
     assert_eq!(back.departed.next_end(), None);
 }
+
+/// `cart` with an EndpointSlice whose only endpoint is this one.
+fn sliced(endpoint: &str) -> Arc<Mesh> {
+    let slice = format!(
+        "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: cart-1, namespace: shop, labels: {{kubernetes.io/service-name: cart}}}}
+addressType: IPv4
+ports: [{{name: http, port: 80}}]
+endpoints: [{{{endpoint}}}]
+"
+    );
+    good_mesh(&[SHOP, ENDED, &slice])
+}
+
+const ENDED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: job, namespace: shop, labels: {app: job}}
+spec: {containers: [{name: app}]}
+status: {phase: Succeeded, podIP: 10.1.0.9}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: agent, namespace: shop, labels: {app: agent}}
+spec: {hostNetwork: true, containers: [{name: app}]}
+status: {phase: Running, podIP: 10.0.0.1}
+"#;
+
+fn endpoints_of(mesh: &Mesh) -> Vec<tasuki_xds::model::endpoint::Endpoint> {
+    let cart = mesh.services.exact("cart.shop.svc.cluster.local", "shop");
+    let backends = cart.unwrap().backends(8080).iter();
+    backends.map(|backend| backend.endpoint.clone()).collect()
+}
+
+#[test]
+fn an_endpoint_whose_pod_is_not_known_is_withheld() {
+    let of = |name: &str, address: &str| {
+        let reference = format!("targetRef: {{kind: Pod, name: {name}, namespace: shop}}");
+        let endpoint = format!("addresses: [{address}], conditions: {{ready: true}}, {reference}");
+        endpoints_of(&sliced(&endpoint)).len()
+    };
+    assert_eq!(of("cart-v1", "10.1.0.1"), 1);
+    assert_eq!(of("cart-v9", "10.1.0.9"), 0, "not known yet");
+    assert_eq!(
+        of("cart-v1", "10.1.0.7"),
+        0,
+        "it has another address by now"
+    );
+    assert_eq!(of("job", "10.1.0.9"), 0, "it has ended");
+    assert_eq!(of("agent", "10.0.0.1"), 1, "known by its name");
+}
+
+#[test]
+fn finished_and_host_network_pods_are_not_matched_by_address() {
+    let mesh = sliced("addresses: [10.1.0.9], conditions: {ready: true}");
+    for address in ["10.1.0.9", "10.0.0.1"] {
+        assert!(mesh.workloads.at(address.parse().unwrap()).is_none());
+    }
+    let [endpoint] = &endpoints_of(&mesh)[..] else {
+        panic!("an address of no pod is served as plain")
+    };
+    assert_eq!(
+        (endpoint.tls_mode.as_deref(), endpoint.identities.len()),
+        (None, 0)
+    );
+}
+
+#[test]
+fn where_all_are_ending_those_that_serve_are_used() {
+    use tasuki_xds::model::endpoint::Health;
+    let ending = |serving: bool| {
+        format!(
+            "addresses: [10.9.9.8], conditions: {{ready: false, serving: {serving}, terminating: true}}"
+        )
+    };
+    let healths = |endpoint: &str| -> Vec<Health> {
+        let endpoints = endpoints_of(&sliced(endpoint));
+        endpoints.iter().map(|endpoint| endpoint.health).collect()
+    };
+    assert_eq!(healths(&ending(true)), [Health::Healthy]);
+    assert_eq!(healths(&ending(false)), []);
+    let beside = "addresses: [10.9.9.7], conditions: {ready: true}}, {";
+    let both = healths(&format!("{beside}{}", ending(true)));
+    assert_eq!(both, [Health::Healthy, Health::Draining]);
+}

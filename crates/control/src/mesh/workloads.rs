@@ -23,6 +23,8 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// The addresses are the node's, and so not only its own.
     pub host_network: bool,
+    /// Its containers have ended, and its addresses may be another's.
+    pub ended: bool,
     pub state: State,
     /// Its sidecar speaks mesh TLS.
     pub meshed: bool,
@@ -105,6 +107,11 @@ impl Workloads {
 }
 
 impl Workload {
+    /// Whether the pod has this address, as far as is known: a file may leave a Pod's status to Kubernetes.
+    pub fn is_at(&self, address: IpAddr) -> bool {
+        !self.ended && (self.addresses.is_empty() || self.addresses.contains(&address))
+    }
+
     /// What a Pod says. Pods on the host's network share its address with others and cannot be told apart by it.
     pub fn from_pod(pod: &Pod, trust_domain: &TrustDomain) -> Self {
         let id = pod.meta.name.clone();
@@ -138,6 +145,7 @@ impl Workload {
             uid: pod.meta.uid.clone(),
             service_account: pod.service_account.clone(),
             host_network: pod.host_network,
+            ended,
             addresses: if ended { Vec::new() } else { pod.ips.clone() },
             state,
             meshed,

@@ -12,7 +12,6 @@ use super::viewer::Viewer;
 use super::{Name, divided};
 use crate::mesh::endpoints::of_workload;
 use crate::mesh::services::Backend;
-use crate::mesh::workloads::State;
 
 /// The endpoints of the cluster of this name as `viewer` sees them.
 pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignment> {
@@ -31,11 +30,8 @@ pub fn assignment(viewer: &Viewer<'_>, name: &str) -> Option<ClusterLoadAssignme
         }
         Name::Pod { address, port } => {
             let workload = viewer.mesh.workloads.at(address)?;
-            // Whoever calls a pod by its address means that pod, ready or not.
-            let health = match workload.state {
-                State::Ready | State::NotReady => Health::Healthy,
-                State::Draining => Health::Draining,
-            };
+            // Whoever calls a pod by its address means that pod, ready, ending or not.
+            let health = Health::Healthy;
             let backend = of_workload(
                 workload,
                 SocketAddr::new(address, port),

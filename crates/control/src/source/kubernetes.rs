@@ -127,3 +127,6 @@ async fn settle(store: &mut Store, changes: &mut mpsc::Receiver<(usize, Change)>
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

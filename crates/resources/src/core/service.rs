@@ -101,6 +101,7 @@ pub(crate) fn read(root: &Fields<'_>, meta: Metadata) -> Option<Service> {
         .get("selector")
         .map(|v| v.string_map())
         .filter(|labels| !labels.is_empty());
+    warn_of_what_is_left_out(root, &spec);
     let publish_not_ready = spec
         .get("publishNotReadyAddresses")
         .and_then(|v| v.boolean())
@@ -112,6 +113,40 @@ pub(crate) fn read(root: &Fields<'_>, meta: Metadata) -> Option<Service> {
         ports,
         publish_not_ready,
     })
+}
+
+/// What kube-proxy does for a Service and sidecars do not.
+fn warn_of_what_is_left_out(root: &Fields<'_>, spec: &Fields<'_>) {
+    let asks = |name, what: &str| {
+        let value = spec.get(name)?;
+        (value.node.as_str() == Some(what)).then_some(value)
+    };
+    if let Some(value) = asks("internalTrafficPolicy", "Local") {
+        value.warn(
+            "sidecars ignore it: endpoints of every node get requests",
+            "",
+        );
+    }
+    if let Some(value) = asks("sessionAffinity", "ClientIP") {
+        value.warn(
+            "sidecars ignore it: requests of one client go to all endpoints",
+            "",
+        );
+    }
+    if let Some(value) = spec.get("trafficDistribution") {
+        value.warn(
+            "sidecars ignore it: endpoints of every zone get the same share",
+            "",
+        );
+    }
+    let metadata = root.get("metadata").and_then(|v| v.fields());
+    let annotations = metadata.and_then(|m| m.get("annotations")?.fields());
+    if let Some(hints) = annotations.and_then(|a| a.get("service.kubernetes.io/topology-mode")) {
+        hints.warn(
+            "sidecars ignore it: endpoints of every zone get the same share",
+            "",
+        );
+    }
 }
 
 /// `clusterIPs`, else `clusterIP`.

@@ -57,7 +57,7 @@ pub async fn look(client: &Client, watched: &Watched) -> kube::Result<Definition
         .map_err(kube::Error::HttpError)?;
     match client.request::<Declared>(request).await {
         Ok(declared) => Ok(declared.definition(watched)),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Definition::Absent),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Definition::Absent),
         Err(error) => Err(error),
     }
 }

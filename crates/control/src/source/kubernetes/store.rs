@@ -301,3 +301,6 @@ fn place(watched: &Watched, name: &NamespacedName) -> Arc<str> {
         Arc::from(format!("{plural}/{name}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -285,3 +285,33 @@ fn refusal(code: u16) -> Trouble {
 fn jittered(time: Duration) -> Duration {
     time.mul_f64(rand::rng().random_range(1.0..1.25))
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_a_failure_leads_to() {
+        let status = |code| Status::failure("no", "").with_code(code).boxed();
+        let start = |code| watcher::Error::WatchStartFailed(kube::Error::Api(status(code)));
+        assert_eq!(next(&start(403), true), Next::GoOn(Trouble::Forbidden));
+        assert_eq!(next(&start(500), true), Next::GoOn(Trouble::Refused(500)));
+        assert_eq!(next(&start(410), true), Next::Anew(None));
+        assert_eq!(
+            next(&start(404), true),
+            Next::Anew(Some(Trouble::Refused(404)))
+        );
+        assert_eq!(
+            next(&start(504), true),
+            Next::Anew(Some(Trouble::Refused(504)))
+        );
+        assert_eq!(next(&start(422), true), Next::NoStreaming);
+        assert_eq!(next(&start(422), false), Next::GoOn(Trouble::Refused(422)));
+        let within = watcher::Error::WatchError(status(410));
+        assert_eq!(next(&within, true), Next::Anew(None));
+        let away = watcher::Error::NoResourceVersion;
+        assert_eq!(next(&away, true), Next::GoOn(Trouble::Unreachable));
+    }
+}

@@ -137,3 +137,35 @@ fn json_files_and_api_objects() {
     assert!(parse_documents("t.json", "").is_empty());
     assert!(parse_documents("t.json", "{\"apiVersion\": ")[0].unreadable);
 }
+
+#[test]
+fn what_sidecars_leave_out_of_a_service_is_said() {
+    let read = |fields: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, annotations: {{service.kubernetes.io/topology-mode: Auto}}}}\nspec: {{clusterIP: 10.0.0.1, ports: [{{port: 80}}], {fields}}}\n"
+        );
+        let document = parse_documents("t.yaml", &text).remove(0);
+        assert!(document.object.is_some());
+        let fields = document.problems.into_iter().map(|problem| {
+            assert_eq!(problem.severity, crate::Severity::Warning);
+            problem.field
+        });
+        fields.collect::<Vec<_>>()
+    };
+    let annotation = "metadata.annotations[\"service.kubernetes.io/topology-mode\"]";
+    assert_eq!(
+        read(
+            "internalTrafficPolicy: Local, sessionAffinity: ClientIP, trafficDistribution: PreferClose"
+        ),
+        [
+            "spec.internalTrafficPolicy",
+            "spec.sessionAffinity",
+            "spec.trafficDistribution",
+            annotation
+        ]
+    );
+    assert_eq!(
+        read("internalTrafficPolicy: Cluster, sessionAffinity: None"),
+        [annotation]
+    );
+}
