@@ -57,18 +57,18 @@ fn report(store: &Store) -> String {
 #[test]
 fn every_kind_is_waited_for() {
     let mut store = Store::default();
-    for place in 0..WATCHED.len() {
-        assert!(store.waiting().iter().any(|(w, _)| *w == WATCHED[place]));
-        if WATCHED[place].custom {
+    for (place, watched) in WATCHED.iter().enumerate() {
+        assert!(store.waiting().iter().any(|(w, _)| w == watched));
+        if watched.custom {
             assert!(store.change(place, Change::Absent));
             assert!(!store.change(place, Change::Absent), "no news");
         } else {
             store.change(place, Change::Begin);
             store.change(place, Change::Listed(named("x"), service("x", 1)));
-            assert!(store.waiting().iter().any(|(w, _)| *w == WATCHED[place]));
+            assert!(store.waiting().iter().any(|(w, _)| w == watched));
             store.change(place, Change::Complete);
         }
-        assert!(store.waiting().iter().all(|(w, _)| *w != WATCHED[place]));
+        assert!(store.waiting().iter().all(|(w, _)| w != watched));
     }
     assert!(store.waiting().is_empty());
     assert_eq!(report(&store), "");
