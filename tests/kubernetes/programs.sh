@@ -111,7 +111,7 @@ pack_image() { # name root entrypoint tar [user]
     tar --create --file "$layout/layer" --directory "$2" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 .
     digest=$(blob "$layout" layer)
     size=$(stat -c %s "$layout/blobs/sha256/$digest")
-    printf '{"architecture":"%s","os":"linux","config":{"User":"%s","Entrypoint":["%s"],"Env":["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+    printf '{"architecture":"%s","os":"linux","config":{"User":"%s","Entrypoint":["%s"],"Env":["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
         "$(architecture)" "${5:-0}" "$3" "$digest" >"$layout/config"
     config=$(blob "$layout" config)
     printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:%s","size":%s},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:%s","size":%s}]}' \
