@@ -74,7 +74,6 @@ impl Outcome {
             | Error::HeadersTooLarge
             | Error::DownstreamClosed
             | Error::DownstreamProtocol
-            | Error::DownstreamTimeout
             | Error::NoRoute
             | Error::NoCluster(_)
             | Error::Disconnected

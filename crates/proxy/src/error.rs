@@ -17,8 +17,6 @@ pub enum Error {
     DownstreamClosed,
     /// The client broke its framing while the body was being read.
     DownstreamProtocol,
-    /// The client stopped sending for longer than allowed.
-    DownstreamTimeout,
     /// No virtual host or route matches.
     NoRoute,
     /// The route names a cluster that does not exist (anymore).
@@ -178,7 +176,6 @@ impl Error {
             Self::BadRequest(_) | Self::DownstreamProtocol => StatusCode::BAD_REQUEST,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::DownstreamClosed => CLIENT_CLOSED,
-            Self::DownstreamTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BlackHole
             | Self::ResetBeforeHeaders(_)
@@ -214,10 +211,9 @@ impl Error {
             Self::DownstreamClosed => GrpcStatus::Cancelled,
             Self::NoRoute | Self::NotImplemented(_) => GrpcStatus::Unimplemented,
             Self::Denied(_) | Self::IdentityRequired => GrpcStatus::PermissionDenied,
-            Self::RouteTimeout
-            | Self::PerTryTimeout
-            | Self::DownstreamTimeout
-            | Self::StreamIdle => GrpcStatus::DeadlineExceeded,
+            Self::RouteTimeout | Self::PerTryTimeout | Self::StreamIdle => {
+                GrpcStatus::DeadlineExceeded
+            }
             Self::NoCluster(_)
             | Self::Disconnected
             | Self::BlackHole
@@ -245,7 +241,7 @@ impl Error {
                 Flag::DownstreamProtocolError
             }
             Self::DownstreamClosed => Flag::DownstreamTermination,
-            Self::DownstreamTimeout | Self::StreamIdle => Flag::StreamIdleTimeout,
+            Self::StreamIdle => Flag::StreamIdleTimeout,
             Self::NoRoute | Self::BlackHole => Flag::NoRoute,
             Self::NoCluster(_) | Self::Disconnected => Flag::NoCluster,
             Self::NoHealthyUpstream => Flag::NoHealthyUpstream,
@@ -273,7 +269,6 @@ impl Error {
             Self::HeadersTooLarge => "request_headers_too_large".into(),
             Self::DownstreamClosed => "downstream_remote_disconnect".into(),
             Self::DownstreamProtocol => "downstream_protocol_error".into(),
-            Self::DownstreamTimeout => "request_timeout".into(),
             Self::NoRoute => "route_not_found".into(),
             Self::NoCluster(name) => format!("cluster_not_found{{{name}}}").into(),
             Self::Disconnected => "NC".into(),
@@ -318,7 +313,6 @@ impl Error {
             Self::HeadersTooLarge => "request headers too large".into(),
             Self::DownstreamClosed => "client closed request".into(),
             Self::DownstreamProtocol => "malformed request body".into(),
-            Self::DownstreamTimeout => "request timeout".into(),
             Self::NoRoute => "no route".into(),
             Self::NoCluster(_) => "no such cluster".into(),
             Self::Disconnected => "destination not known yet".into(),
@@ -363,7 +357,6 @@ impl Error {
             | Self::HeadersTooLarge
             | Self::DownstreamClosed
             | Self::DownstreamProtocol
-            | Self::DownstreamTimeout
             | Self::NoRoute
             | Self::NoCluster(_)
             | Self::Disconnected
