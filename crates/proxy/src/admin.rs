@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use tasuki_runtime::admin::{Response, Routes};
 use tasuki_runtime::{logging, metrics as exposition};
+use tokio::sync::Semaphore;
 
+use crate::application::Application;
 use crate::departure::Leave;
 use crate::drain::Drain;
 use crate::observe::Metrics;
@@ -14,8 +16,10 @@ use crate::settings::{Role, Settings};
 use crate::state::State;
 
 mod dump;
+mod merge;
 mod pod;
 
+use self::merge::Merged;
 pub use self::pod::LIMITS as HEALTH_LIMITS;
 
 /// What the handlers can reach.
@@ -27,6 +31,8 @@ pub struct Admin {
     pub drain: Drain,
     pub prober: Prober,
     pub leave: Leave,
+    /// What a sidecar was injected beside.
+    pub application: Option<Application>,
 }
 
 impl Admin {
@@ -67,8 +73,18 @@ impl Admin {
         })
     }
 
-    /// 15020: the scrape.
+    /// 15020: the scrape, with the application's metrics if they are asked for.
     pub fn metrics_routes(&self) -> Routes {
+        let declared = self.settings.in_pod.application_metrics.clone();
+        if let (Some(application), Some(declared)) = (&self.application, declared) {
+            let merged = Merged {
+                application: application.clone(),
+                declared,
+                metrics: Arc::clone(&self.metrics),
+                turn: Semaphore::new(1),
+            };
+            return merge::routes(Routes::new(), merged);
+        }
         self.get(Routes::new(), "/metrics", |admin| {
             Response::metrics(exposition::expose(admin.metrics.registry()))
         })

@@ -192,8 +192,9 @@ async fn serve_admin(
         state: Arc::clone(state),
         metrics: Arc::clone(metrics),
         drain: drain.clone(),
-        prober: Prober::new(application, &settings.in_pod.probes),
+        prober: Prober::new(application.clone(), &settings.in_pod.probes),
         leave,
+        application,
     };
     let few = Limits::default();
     let servers = [

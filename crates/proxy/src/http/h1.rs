@@ -65,10 +65,10 @@ where
     builder.max_header_size(MAX_HEAD).max_headers(MAX_HEADERS);
     let mut server = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut late = pin!(progress.late());
-    let watch = worker.drain.clone();
-    let mut closing = pin!(async {
+    // Boxed, so that a connection's own future stays small.
+    let mut closing = Box::pin(async {
         if conn.drains() {
-            watch.closing().await;
+            worker.drain.closing().await;
         } else {
             std::future::pending::<()>().await;
         }

@@ -75,6 +75,7 @@ pub struct Metrics {
     pub state_unsaved: IntGauge,
     pub state_write_failures: IntCounter,
     pub snapshot_generation: IntGauge,
+    pub application_scrape_failures: IntCounter,
     pub peers: Peers,
     own: ArcSwap<Own>,
 }
@@ -222,6 +223,11 @@ impl Metrics {
                 r,
                 "tasuki_snapshot_generation",
                 "Number of configurations applied since the start.",
+            )?,
+            application_scrape_failures: counter(
+                r,
+                "tasuki_application_scrape_failures_total",
+                "Scrapes that had to do without the application's metrics.",
             )?,
             peers: Peers::default(),
             own: ArcSwap::from_pointee(Own::default()),
