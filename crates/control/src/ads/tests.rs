@@ -529,3 +529,49 @@ async fn a_node_may_not_say_endlessly_much_of_itself() {
     assert!(identify(16).is_ok());
     assert_eq!(identify(17).unwrap_err().code(), Code::InvalidArgument);
 }
+
+/// What a platform proves of a Pod counts for more than its service account.
+#[tokio::test]
+async fn a_proven_pod_is_that_pod_and_no_other() {
+    let fixture = Fixture {
+        routes: Mutex::default(),
+        pods: Mutex::default(),
+        generation: watch::channel(0).0,
+    };
+    let name = |name: &str| NsName {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+    };
+    let put = |pod: &str, uid: &str| {
+        let facts = PodFacts {
+            uid: Some(uid.to_owned()),
+            service_account: "cart".to_owned(),
+            labels: BTreeMap::new(),
+        };
+        fixture.pods.lock().unwrap().insert(name(pod), facts);
+    };
+    put("cart-1", "u-1");
+    put("cart-2", "u-2");
+    let identify = |claimed: &str| {
+        let node = Node {
+            id: format!("sidecar~shop/{claimed}"),
+            client_features: vec![tasuki_xds::TASUKI_FEATURE.to_owned()],
+            ..Node::default()
+        };
+        let caller = Caller {
+            id: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),
+            pod: Some(super::ProvenPod {
+                name: name("cart-1"),
+                uid: "u-1".to_owned(),
+            }),
+        };
+        Client::identify(&node, Some(caller), &Presented::default(), &fixture)
+    };
+    let own = identify("cart-1").unwrap();
+    assert!(own.refresh(&fixture).is_ok());
+    let other = identify("cart-2").unwrap_err();
+    assert_eq!(other.code(), Code::PermissionDenied);
+    put("cart-1", "u-3");
+    let again = own.refresh(&fixture).unwrap_err();
+    assert_eq!(again.code(), Code::PermissionDenied);
+}
