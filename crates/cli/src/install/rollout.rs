@@ -21,13 +21,13 @@ const MOST_REASONS: usize = 10;
 /// At the deadline, with what the cluster says of the pods.
 pub async fn wait(client: &Client, deadline: Instant) -> Result<()> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-    let mut told = String::new();
+    let mut told = BTreeSet::new();
     loop {
         let deployment = deployments.get(CONTROL).await;
         let deployment = deployment.map_err(|error| said("Deployment tasuki-control", error))?;
         let progress = Progress::of(&deployment);
         if progress.done() {
-            println!("control plane ready, {} pods", progress.wanted);
+            println!("control plane ready, replicas: {}", progress.wanted);
             return Ok(());
         }
         let reasons = reasons(client).await?;
@@ -44,18 +44,17 @@ pub async fn wait(client: &Client, deadline: Instant) -> Result<()> {
                 reasons.into_iter().collect::<Vec<_>>().join("\n  ")
             );
         }
-        let mut line = format!(
+        let count = format!(
             "waiting for the control plane, {} of {} pods are ready",
             progress.available.min(progress.updated),
             progress.wanted
         );
-        for reason in &reasons {
-            line.push_str("\n  ");
-            line.push_str(reason);
-        }
-        if line != told {
-            println!("{line}");
-            told = line;
+        // Each once: a pod that is tried again and again goes back and forth between two.
+        for line in [count].into_iter().chain(reasons) {
+            if !told.contains(&line) {
+                println!("{line}");
+                told.insert(line);
+            }
         }
         sleep(EVERY).await;
     }
