@@ -44,7 +44,10 @@ fn with_web(cluster: Cluster, name: &str) -> Space {
     }
     web.deploy(&space).unwrap();
     let mut service = service("web");
-    service["spec"]["ports"][1] = json!({"name": "grpc", "port": 9090, "targetPort": 8080});
+    service["spec"]["ports"] = json!([
+        {"name": "http", "port": 80, "targetPort": 8080},
+        {"name": "grpc", "port": 9090, "targetPort": 8080},
+    ]);
     space.apply(&service.to_string()).unwrap();
     App::new("client").deploy(&space).unwrap();
     App::new("unmeshed").unmeshed().deploy(&space).unwrap();
@@ -125,7 +128,7 @@ fn restart(space: &Space) {
 }
 
 /// Waits until nothing is left of the pods that were deleted.
-fn gone(space: &Space) {
+pub fn gone(space: &Space) {
     wait::until("old pods are gone", LIMIT, || {
         let pods = space.get(&["pods", "--selector=app=web"])?;
         let pods = pods["items"].as_array().context("no pods")?;

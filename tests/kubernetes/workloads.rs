@@ -6,6 +6,7 @@ use tasuki_testkit::cluster::{LIMIT, Load, Space};
 use tasuki_testkit::wait;
 
 use crate::app::{App, account, deployment, list, mtls, service};
+use crate::rollout::gone;
 use crate::shop::{INJECTED, settled};
 use crate::{app, mesh};
 
@@ -196,6 +197,8 @@ fn a_half_migrated_deployment_loses_nothing() {
         .kubectl(&["rollout", "resume", "deployment/web"])
         .unwrap();
     space.rolled_out("deployment/web").unwrap();
+    // Connections of whoever has no sidecar stay with the old pods until these end.
+    gone(&space);
     for (load, client) in loads.into_iter().zip(["meshed", "unmeshed"]) {
         let outcome = load.finish().unwrap();
         assert_eq!(outcome.failed(), 0, "{client}: {outcome:?}");
