@@ -80,6 +80,10 @@ impl App {
             "ports": [{"name": port_name, "containerPort": port}],
             "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1, "timeoutSeconds": 10},
         });
+        // A probe has one kind of check: another replaces it as a whole.
+        if let Some(probe) = self.container.get("readinessProbe") {
+            container["readinessProbe"] = probe.clone();
+        }
         merge(&mut container, self.container.clone());
         let mut spec = json!({
             "serviceAccountName": self.account,
