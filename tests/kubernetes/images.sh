@@ -21,6 +21,8 @@ images() {
         load "$tar"
         touch "$tar.loaded"
     done
+    # What a rollout to another image of the sidecar goes to.
+    inside ctr --namespace=k8s.io images tag --force "$(image tasuki-proxy)" tasuki.test/tasuki-proxy:other >>"$logs/images.log"
 }
 
 # An image of some programs, whose first is the entry point, of what they are linked with, and of more files.

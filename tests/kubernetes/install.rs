@@ -119,6 +119,7 @@ fn all_replicas_killed() {
 }
 
 #[test]
+#[ignore = "not seen to pass yet: tests/cluster test --ignored"]
 fn uninstalled_and_installed_again() {
     let Some((cluster, _mesh)) = whole_mesh("kubernetes: uninstalled and installed") else {
         return;
