@@ -4,12 +4,16 @@
 //! as an endpoint has acknowledged endpoints of a state in which it gets nothing new: drained, or gone. So for each Pod that
 //! leaves, the generation of the catalog in which it first does is kept, with the hosts that it served; a client whose
 //! endpoints of those hosts are all of that generation or later knows.
+//!
+//! A replica sees its own clients only. Those of the others are told by their replicas, which hear of the deletion from the
+//! same API server at the same moment; where there are others, a Pod is held back for [`OTHER_REPLICAS`] at least.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tasuki_kubernetes::names;
 use tasuki_resources::NamespacedName;
 use tasuki_xds::model::{Departure, ResourceType};
 use tokio::sync::{Notify, watch};
@@ -23,6 +27,9 @@ use crate::snapshot::Name;
 /// After the start nothing is acknowledged for so long: clients of the process before this one, which hold endpoints too,
 /// are still on their way back. Their longest wait between two tries is 5 s.
 const RETURNING: Duration = Duration::from_secs(10);
+
+/// For the other replicas' clients: several times what a push takes when all is well, and a part of what a preStop may wait.
+const OTHER_REPLICAS: Duration = Duration::from_secs(3);
 
 /// Acknowledgements come in swarms; each swarm is looked at once.
 const SWARM: Duration = Duration::from_millis(10);
@@ -48,6 +55,8 @@ struct Leaving {
     since: u64,
     /// Hosts of which it was an endpoint.
     hosts: BTreeSet<String>,
+    /// Clients that this replica does not see know by then.
+    others_know: Instant,
     acknowledged: bool,
 }
 
@@ -79,10 +88,15 @@ impl Departures {
         for mesh in before.into_iter().chain([after]) {
             hosts.learn(mesh);
         }
+        let others_know = match is_alone(after) {
+            true => Instant::now(),
+            false => Instant::now() + OTHER_REPLICAS,
+        };
         for (id, workload) in new {
             let leaving = Leaving {
                 since: generation,
                 hosts: hosts.served_by(&workload),
+                others_know,
                 acknowledged: false,
             };
             known.insert(id, leaving);
@@ -117,13 +131,25 @@ impl Departures {
         tokio::time::sleep_until(self.started + RETURNING).await;
         loop {
             self.look(&clients);
-            self.work.notified().await;
-            tokio::time::sleep(SWARM).await;
+            tokio::select! {
+                () = self.work.notified() => tokio::time::sleep(SWARM).await,
+                () = reach(self.next()) => {}
+            }
         }
+    }
+
+    /// When the next departure becomes complete that waits for other replicas' clients alone.
+    fn next(&self) -> Option<Instant> {
+        let (known, now) = (self.lock(), Instant::now());
+        let open = known.values().filter(|leaving| !leaving.acknowledged);
+        open.map(|leaving| leaving.others_know)
+            .filter(|time| *time > now)
+            .min()
     }
 
     /// Marks what is complete.
     fn look(&self, clients: &Clients) {
+        let now = Instant::now();
         let open: Vec<(NsName, Leaving)> = {
             let known = self.lock();
             let open = known.iter().filter(|(_, leaving)| !leaving.acknowledged);
@@ -132,7 +158,7 @@ impl Departures {
         };
         let complete: Vec<_> = open
             .into_iter()
-            .filter(|(_, leaving)| leaving.is_known_to(clients))
+            .filter(|(_, leaving)| now >= leaving.others_know && leaving.is_known_to(clients))
             .collect();
         if complete.is_empty() {
             return;
@@ -168,6 +194,29 @@ impl Leaving {
             Some(Name::Pod { .. } | Name::Inbound { .. } | Name::Passthrough | Name::BlackHole)
             | None => false,
         }
+    }
+}
+
+/// Whether no other replica of the control plane serves clients, as its Service says.
+fn is_alone(mesh: &Mesh) -> bool {
+    let control = mesh.services.iter().filter(|service| {
+        service.name == names::CONTROL && service.namespace == names::SYSTEM_NAMESPACE
+    });
+    let replicas: BTreeSet<IpAddr> = control
+        .flat_map(|service| {
+            let ports = service.ports.iter();
+            ports.flat_map(|port| service.backends(port.number))
+        })
+        .map(|backend| backend.endpoint.address.ip())
+        .collect();
+    replicas.len() < 2
+}
+
+/// Until that time; for ever without one.
+async fn reach(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

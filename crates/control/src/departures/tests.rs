@@ -85,6 +85,37 @@ fn nobody_to_tell_is_everybody_told() {
     assert!(departures.of(&pod("cart-v1")).acknowledged);
 }
 
+/// The control plane itself, by its Service and its endpoints.
+const TWO_REPLICAS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: tasuki-control, namespace: tasuki-system}
+spec: {clusterIP: 10.96.9.9, ports: [{name: grpc-xds, port: 15012}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: a, namespace: tasuki-system, labels: {kubernetes.io/service-name: tasuki-control}}
+addressType: IPv4
+ports: [{name: grpc-xds, port: 15012}]
+endpoints:
+- {addresses: [10.1.9.1], conditions: {ready: true}}
+- {addresses: [10.1.9.2], conditions: {ready: true}}
+";
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_other_replicas_are_given_time() {
+    let departures = Arc::new(Departures::default());
+    let clients = Arc::new(Clients::new());
+    tokio::spawn(departures.clone().run(clients));
+    tokio::time::sleep(RETURNING * 2).await;
+    let after = mesh(&[&without_cart_v1(), TWO_REPLICAS]);
+    departures.follow(Some(&mesh(&[SHOP, TWO_REPLICAS])), &after, 2);
+    tokio::time::sleep(OTHER_REPLICAS - SWARM).await;
+    assert!(!departures.of(&pod("cart-v1")).acknowledged);
+    tokio::time::sleep(SWARM * 2).await;
+    assert!(departures.of(&pod("cart-v1")).acknowledged);
+}
+
 #[test]
 fn a_client_knows_when_it_has_acknowledged() {
     let (before, after) = (mesh(&[SHOP]), mesh(&[&without_cart_v1()]));
