@@ -108,6 +108,8 @@ pub struct Caller {
     /// The very Pod, where the platform can tell (Kubernetes); it may then claim to be no other. Without it, any Pod of the
     /// identity's service account may be claimed.
     pub pod: Option<ProvenPod>,
+    /// What it showed is enough for a new certificate, and so for a key that is made for it (Envoy's SDS).
+    pub may_renew: bool,
 }
 
 /// A Pod that lives at this moment.

@@ -80,7 +80,11 @@ impl Authenticator for StateDirAuthenticator {
         _purpose: Purpose,
     ) -> Result<Option<Caller>, Status> {
         let id = self.decide(presented)?;
-        Ok(id.map(|id| Caller { id, pod: None }))
+        Ok(id.map(|id| Caller {
+            id,
+            pod: None,
+            may_renew: true,
+        }))
     }
 }
 

@@ -197,10 +197,15 @@ async fn serve_admin(
         application,
     };
     let few = Limits::default();
+    // A gateway has no application beside it, and its port is often within strangers' reach.
+    let health = match settings.role {
+        Role::Sidecar { .. } => admin.pod_routes(),
+        Role::Gateway { .. } => admin.health_routes(),
+    };
     let servers = [
         ("admin", settings.admin, admin.routes(), few),
         ("metrics", settings.metrics, admin.metrics_routes(), few),
-        ("health", settings.health, admin.pod_routes(), HEALTH_LIMITS),
+        ("health", settings.health, health, HEALTH_LIMITS),
     ];
     for (name, address, routes, limits) in servers {
         let listener = tokio::net::TcpListener::bind(address)

@@ -11,7 +11,7 @@ use tasuki_xds::codec::Dialect;
 use tasuki_xds::proto::{Node, metadata_labels, metadata_text};
 use tonic::Status;
 
-use super::{Caller, Catalog, PodFacts, Presented};
+use super::{Caller, Catalog, PodFacts, Presented, ProvenPod};
 
 /// Features that gRPC clients announce.
 const GRPC_FEATURES: [&str; 2] = [
@@ -111,8 +111,8 @@ pub struct Client {
     pub follows: Option<NsName>,
     /// Proven by token or certificate. `None`: foreign, never gets `inbound` or secrets.
     pub identity: Option<SpiffeId>,
-    /// UID of the Pod that was proven, on platforms that have such a thing.
-    pub uid: Option<String>,
+    /// The Pod that was proven, on platforms that have such a thing.
+    pub proven: Option<ProvenPod>,
     /// `node.id`, for people.
     pub node_id: String,
     /// `node.client_features`.
@@ -159,8 +159,11 @@ impl Client {
     /// The same client as the catalog sees it now.
     ///
     /// # Errors
-    /// PERMISSION_DENIED when a sidecar's pod has long been gone, or when the pod is somebody else's by now.
+    /// PERMISSION_DENIED when the pod that was proven, or a sidecar's, has long been gone or is somebody else's by now.
     pub fn refresh(&self, catalog: &dyn Catalog) -> Result<Self, Status> {
+        if let Some(proven) = &self.proven {
+            still(proven, catalog)?;
+        }
         let (pod, facts) = match (&self.kind, &self.follows) {
             (ClientKind::Sidecar { pod }, _) => (pod, catalog.pod(pod).ok_or_else(|| no_pod(pod))?),
             // What a foreign client was last known to be it stays.
@@ -173,19 +176,23 @@ impl Client {
         if let (Some(identity), false) = (&self.identity, self.kind == ClientKind::Grpc) {
             check_account(pod, &facts, identity)?;
         }
-        if let (ClientKind::Sidecar { .. }, Some(uid), Some(now)) =
-            (&self.kind, &self.uid, &facts.uid)
-            && uid != now
-        {
-            return Err(Status::permission_denied(format!(
-                "Pod {pod} is another one by now"
-            )));
-        }
         Ok(Self {
             labels: facts.labels,
             ..self.clone()
         })
     }
+}
+
+/// Whether the Pod is there, and the very one.
+fn still(proven: &ProvenPod, catalog: &dyn Catalog) -> Result<(), Status> {
+    let pod = &proven.name;
+    let facts = catalog.pod(pod).ok_or_else(|| no_pod(pod))?;
+    if facts.uid.is_some_and(|uid| uid != proven.uid) {
+        return Err(Status::permission_denied(format!(
+            "Pod {pod} is another one by now"
+        )));
+    }
+    Ok(())
 }
 
 fn no_pod(pod: &NsName) -> Status {
@@ -204,7 +211,7 @@ fn tasuki(node: &Node, caller: Option<Caller>, catalog: &dyn Catalog) -> Result<
         labels,
         follows: None,
         identity: Some(identity.clone()),
-        uid: caller.pod.as_ref().map(|pod| pod.uid.clone()),
+        proven: caller.pod.clone(),
         node_id: node.id.clone(),
         features: node.client_features.clone(),
     };
@@ -264,7 +271,7 @@ fn proxyless(
     presented: &Presented,
     catalog: &dyn Catalog,
 ) -> Client {
-    let (identity, uid) = proven(caller);
+    let (identity, proven) = split(caller);
     let by_address = presented
         .connection
         .remote
@@ -283,16 +290,16 @@ fn proxyless(
         labels,
         follows,
         identity,
-        uid,
+        proven,
         node_id: node.id.clone(),
         features: node.client_features.clone(),
     }
 }
 
-/// The identity and the Pod's UID.
-fn proven(caller: Option<Caller>) -> (Option<SpiffeId>, Option<String>) {
+/// The identity and the Pod.
+fn split(caller: Option<Caller>) -> (Option<SpiffeId>, Option<ProvenPod>) {
     match caller {
-        Some(caller) => (Some(caller.id), caller.pod.map(|pod| pod.uid)),
+        Some(caller) => (Some(caller.id), caller.pod),
         None => (None, None),
     }
 }
@@ -321,7 +328,8 @@ fn envoy(node: &Node, caller: Option<Caller>, catalog: &dyn Catalog) -> Result<C
     if let (Some(caller), Some(pod)) = (&caller, &named) {
         caller.check_claim(pod)?;
     }
-    let (identity, uid) = proven(caller);
+    let secrets = caller.as_ref().is_some_and(|caller| caller.may_renew);
+    let (identity, proven) = split(caller);
     let by_name = named
         .as_ref()
         .and_then(|pod| catalog.pod(pod).map(|facts| (pod.clone(), facts)));
@@ -340,14 +348,12 @@ fn envoy(node: &Node, caller: Option<Caller>, catalog: &dyn Catalog) -> Result<C
     };
     Ok(Client {
         kind: ClientKind::EnvoyGateway,
-        dialect: Dialect::Envoy {
-            secrets: identity.is_some(),
-        },
+        dialect: Dialect::Envoy { secrets },
         namespace,
         labels,
         follows,
         identity,
-        uid,
+        proven,
         node_id: node.id.clone(),
         features: node.client_features.clone(),
     })

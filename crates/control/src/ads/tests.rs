@@ -93,7 +93,11 @@ impl Authenticator for Trusting {
         _purpose: Purpose,
     ) -> Result<Option<Caller>, Status> {
         let parse = |token: &String| {
-            let id = token.parse().map(|id| Caller { id, pod: None });
+            let id = token.parse().map(|id| Caller {
+                id,
+                pod: None,
+                may_renew: true,
+            });
             id.map_err(|_| Status::unauthenticated("not an id"))
         };
         presented.bearer.as_ref().map(parse).transpose()
@@ -375,6 +379,7 @@ fn a_foreign_client_follows_the_labels_of_its_pod() {
         let caller = Caller {
             id: identity.parse().unwrap(),
             pod: None,
+            may_renew: true,
         };
         Client::identify(&node, Some(caller), &Presented::default(), &fixture)
     };
@@ -552,26 +557,45 @@ async fn a_proven_pod_is_that_pod_and_no_other() {
     };
     put("cart-1", "u-1");
     put("cart-2", "u-2");
+    let caller = |may_renew| Caller {
+        id: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),
+        pod: Some(super::ProvenPod {
+            name: name("cart-1"),
+            uid: "u-1".to_owned(),
+        }),
+        may_renew,
+    };
     let identify = |claimed: &str| {
         let node = Node {
             id: format!("sidecar~shop/{claimed}"),
             client_features: vec![tasuki_xds::TASUKI_FEATURE.to_owned()],
             ..Node::default()
         };
-        let caller = Caller {
-            id: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),
-            pod: Some(super::ProvenPod {
-                name: name("cart-1"),
-                uid: "u-1".to_owned(),
-            }),
-        };
-        Client::identify(&node, Some(caller), &Presented::default(), &fixture)
+        Client::identify(&node, Some(caller(true)), &Presented::default(), &fixture)
     };
     let own = identify("cart-1").unwrap();
     assert!(own.refresh(&fixture).is_ok());
     let other = identify("cart-2").unwrap_err();
     assert_eq!(other.code(), Code::PermissionDenied);
+    // Whoever names no Pod is that one all the same, and gets no key for a certificate alone.
+    let envoy = |may_renew| {
+        let node = Node {
+            id: "router~10.0.0.1~~x".to_owned(),
+            user_agent_name: "envoy".to_owned(),
+            ..Node::default()
+        };
+        let caller = Some(caller(may_renew));
+        Client::identify(&node, caller, &Presented::default(), &fixture).unwrap()
+    };
+    assert_eq!(envoy(true).dialect, Dialect::Envoy { secrets: true });
+    assert_eq!(envoy(false).dialect, Dialect::Envoy { secrets: false });
+    let nameless = envoy(true);
+    assert!(nameless.refresh(&fixture).is_ok());
     put("cart-1", "u-3");
-    let again = own.refresh(&fixture).unwrap_err();
-    assert_eq!(again.code(), Code::PermissionDenied);
+    for client in [&own, &nameless] {
+        let again = client.refresh(&fixture).unwrap_err();
+        assert_eq!(again.code(), Code::PermissionDenied);
+    }
+    fixture.pods.lock().unwrap().remove(&name("cart-1"));
+    assert!(nameless.refresh(&fixture).is_err());
 }

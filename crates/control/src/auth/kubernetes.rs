@@ -118,6 +118,7 @@ impl KubernetesAuthenticator {
                 },
                 uid: record.uid().to_owned(),
             }),
+            may_renew: false,
         };
         self.check_live(&caller, presented).await?;
         Ok(caller)

@@ -15,14 +15,14 @@ use crate::leader;
 /// Opens it, and follows what the other replicas do to it. An API server that is away is waited for.
 ///
 /// # Errors
-/// When Secret `tasuki-ca` or `cacerts` holds something that cannot be used; nothing is written over it.
+/// When Secret `tasuki-ca` holds something that cannot be used, or there is none and `cacerts` cannot be; nothing is written over them.
 pub async fn open(
     client: &Client,
     namespace: &str,
     trust_domain: &TrustDomain,
     ttl: Duration,
 ) -> anyhow::Result<Authority> {
-    let plugin = plugin(client, namespace, trust_domain).await?;
+    let plugin = plugin(client, namespace, trust_domain).await;
     let vault = Box::new(SecretVault::new(client.clone(), namespace));
     let lease = Lease {
         client: client.clone(),
@@ -42,17 +42,17 @@ pub async fn open(
     Ok(authority)
 }
 
+/// What is plugged in, or why it cannot be used: that matters only where there is no authority yet.
 async fn plugin(
     client: &Client,
     namespace: &str,
     trust_domain: &TrustDomain,
-) -> anyhow::Result<Option<PlugIn>> {
+) -> Result<Option<PlugIn>, String> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), 0.3);
     let mut complained = String::new();
     loop {
         match follow::find_plugin(client.clone(), namespace, trust_domain).await {
-            // To start with a root of our own instead would be the opposite of what was asked for.
-            Ok(found) => return found.map_err(anyhow::Error::msg),
+            Ok(found) => return found,
             Err(error) => {
                 let reason = error.to_string();
                 if complained != reason {

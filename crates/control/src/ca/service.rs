@@ -86,7 +86,7 @@ impl CertificateService {
         presented.connection.standing.prove();
         presented.connection.standing.know();
         self.check_pod(&caller, request)?;
-        let Caller { id, pod } = caller;
+        let Caller { id, pod, .. } = caller;
         self.check_limit(&id)?;
         let asked = validity(request.validity_duration)?;
         let record = pod.map(|pod| PodRecord::new(&pod.name.name, &pod.uid));

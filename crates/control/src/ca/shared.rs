@@ -55,7 +55,7 @@ impl Authority {
     /// When the vault holds something else.
     pub async fn open_shared(
         vault: Box<dyn Vault>,
-        plugin: Option<PlugIn>,
+        plugin: Result<Option<PlugIn>, String>,
         trust_domain: &TrustDomain,
         ttl: Duration,
         led: &dyn Led,
@@ -63,7 +63,7 @@ impl Authority {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), 0.3);
         let mut complained = String::new();
         let (keys, kept) = loop {
-            match open(&*vault, plugin.as_ref(), trust_domain, ttl, led).await {
+            match open(&*vault, &plugin, trust_domain, ttl, led).await {
                 Ok(Some(opened)) => break opened,
                 Ok(None) | Err(Opening::Vault(VaultError::Conflict | VaultError::Gone)) => {}
                 Err(Opening::Broken(reason)) => bail!(reason),
@@ -84,7 +84,8 @@ impl Authority {
         let shared = Shared {
             vault,
             held: Mutex::new(held),
-            plugin: Mutex::new(plugin),
+            // A broken one is reported by whoever follows it, and changes nothing.
+            plugin: Mutex::new(plugin.unwrap_or_default()),
         };
         Ok(Self::with(keys, Store::Shared(shared), ttl))
     }
@@ -154,7 +155,7 @@ enum Opening {
 /// `None`: to be tried again.
 async fn open(
     vault: &dyn Vault,
-    plugin: Option<&PlugIn>,
+    plugin: &Result<Option<PlugIn>, String>,
     trust_domain: &TrustDomain,
     ttl: Duration,
     led: &dyn Led,
@@ -174,7 +175,12 @@ async fn open(
                 );
                 return Ok(None);
             }
-            let keys = KeyRing::create(trust_domain, plugin, SystemTime::now()).map_err(broken)?;
+            // To start with a root of our own instead would be the opposite of what was asked for.
+            let plugin = plugin
+                .as_ref()
+                .map_err(|reason| Opening::Broken(reason.clone()))?;
+            let keys = KeyRing::create(trust_domain, plugin.as_ref(), SystemTime::now())
+                .map_err(broken)?;
             let files = keys.files().map_err(broken)?;
             let kept = match absent {
                 None => vault.create(files).await,

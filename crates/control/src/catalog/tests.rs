@@ -28,7 +28,7 @@ fn envoy(identity: Option<&str>) -> Client {
         labels: BTreeMap::new(),
         follows: None,
         identity: identity.map(|id| SpiffeId::parse(id).unwrap()),
-        uid: None,
+        proven: None,
         node_id: "router~10.0.0.1~x.edge~edge".into(),
         features: Vec::new(),
     }

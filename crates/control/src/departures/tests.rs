@@ -46,7 +46,7 @@ fn seen(mesh: &Arc<Mesh>, generation: u64) -> Seen {
         namespace: "shop".into(),
         labels: BTreeMap::new(),
         follows: None,
-        uid: None,
+        proven: None,
         identity: None,
         node_id: "sidecar~shop/storefront".into(),
         features: Vec::new(),

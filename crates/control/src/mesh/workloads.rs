@@ -107,9 +107,11 @@ impl Workloads {
 }
 
 impl Workload {
-    /// Whether the pod has this address, as far as is known: a file may leave a Pod's status to Kubernetes.
+    /// Whether the pod has this address, as far as is known: a file may leave a Pod's status to Kubernetes. A Pod of a cluster that
+    /// has none yet is not at the address of the one before it.
     pub fn is_at(&self, address: IpAddr) -> bool {
-        !self.ended && (self.addresses.is_empty() || self.addresses.contains(&address))
+        let unsaid = self.addresses.is_empty() && self.uid.is_none();
+        !self.ended && (unsaid || self.addresses.contains(&address))
     }
 
     /// What a Pod says. Pods on the host's network share its address with others and cannot be told apart by it.

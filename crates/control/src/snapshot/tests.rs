@@ -120,7 +120,7 @@ pub(crate) fn sidecar(mesh: &Mesh, namespace: &str, name: &str) -> Client {
         labels: workload.labels.clone(),
         follows: None,
         identity: Some(SpiffeId::parse(&workload.identity).unwrap()),
-        uid: None,
+        proven: None,
         node_id: format!("sidecar~{namespace}/{name}"),
         features: vec!["tasuki.v1".into()],
     }
@@ -134,7 +134,7 @@ fn foreign(kind: ClientKind, dialect: Dialect, namespace: &str) -> Client {
         labels: BTreeMap::new(),
         follows: None,
         identity: None,
-        uid: None,
+        proven: None,
         node_id: "foreign".into(),
         features: Vec::new(),
     }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -41,14 +41,19 @@ const LAST_ANSWERS: Duration = Duration::from_secs(30);
 const QUESTION: Duration = Duration::from_secs(9);
 /// The API server's own bound of a request.
 const BODY_BYTES: usize = 3 << 20;
-/// Bodies in memory at a time.
-const QUESTIONS: usize = 32;
+/// For the body alone: the API server has it whole.
+const BODY: Duration = Duration::from_secs(2);
+/// Questions at a time, of all and of one address: a stranger who sends slowly must not keep the API server waiting.
+const QUESTIONS: Bound = Bound {
+    all: 64,
+    each_peer: 16,
+};
 const STREAMS: u32 = 16;
 
 /// What connections share.
 struct Shared {
     webhook: Webhook,
-    questions: Semaphore,
+    questions: Arc<Places>,
 }
 
 /// Serves until `shutdown` completes.
@@ -60,7 +65,7 @@ pub async fn serve(
 ) {
     let shared = Arc::new(Shared {
         webhook,
-        questions: Semaphore::new(QUESTIONS),
+        questions: Places::new(QUESTIONS),
     });
     let places = Places::new(CONNECTIONS);
     let accept = async {
@@ -72,7 +77,13 @@ pub async fn serve(
                         continue;
                     };
                     let config = both_protocols(&config.load());
-                    tokio::spawn(connection(stream, config, Arc::clone(&shared), place));
+                    tokio::spawn(connection(
+                        stream,
+                        remote.ip(),
+                        config,
+                        Arc::clone(&shared),
+                        place,
+                    ));
                 }
                 Err(error) => {
                     // Mostly EMFILE: trying again at once would only burn CPU.
@@ -97,6 +108,7 @@ fn both_protocols(config: &ServerConfig) -> Arc<ServerConfig> {
 
 async fn connection(
     stream: TcpStream,
+    peer: IpAddr,
     config: Arc<ServerConfig>,
     shared: Arc<Shared>,
     _place: Place,
@@ -112,7 +124,7 @@ async fn connection(
         move |request| {
             asked.store(true, Ordering::Relaxed);
             let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(respond(&shared, request).await) }
+            async move { Ok::<_, Infallible>(respond(&shared, peer, request).await) }
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -150,7 +162,11 @@ async fn connection(
     }
 }
 
-async fn respond(shared: &Shared, request: http::Request<Incoming>) -> http::Response<Full<Bytes>> {
+async fn respond(
+    shared: &Shared,
+    peer: IpAddr,
+    request: http::Request<Incoming>,
+) -> http::Response<Full<Bytes>> {
     let Some(question) = Question::parse(request.uri().path()) else {
         return plain(
             StatusCode::NOT_FOUND,
@@ -165,15 +181,16 @@ async fn respond(shared: &Shared, request: http::Request<Incoming>) -> http::Res
         return response;
     }
     let answer = async {
-        let Ok(_permit) = shared.questions.acquire().await else {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "ending\n");
+        let Ok(_place) = shared.questions.take(Some(peer)) else {
+            return plain(StatusCode::TOO_MANY_REQUESTS, "too many questions\n");
         };
-        let body = match Limited::new(request.into_body(), BODY_BYTES)
-            .collect()
-            .await
-        {
-            Ok(body) => body.to_bytes(),
-            Err(_) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "body too large or broken\n"),
+        let body = Limited::new(request.into_body(), BODY_BYTES).collect();
+        let body = match timeout(BODY, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) => {
+                return plain(StatusCode::PAYLOAD_TOO_LARGE, "body too large or broken\n");
+            }
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "body too slow\n"),
         };
         match shared.webhook.answer(question, &body).await {
             Ok(json) => with_type(StatusCode::OK, "application/json", json),

@@ -162,6 +162,8 @@ fn container(settings: &InstallSettings) -> Container {
             port("webhook", settings.webhook.port),
             port("metrics", CONTROL_ADMIN_PORT),
         ]),
+        // It serves once the API server has listed everything, and one that is away is waited for.
+        startup_probe: Some(probe("/live", 2, 300)),
         readiness_probe: Some(probe("/ready", 5, 2)),
         // Generous: a control plane that is slow must not be killed for it.
         liveness_probe: Some(probe("/live", 10, 6)),
@@ -263,6 +265,8 @@ pub fn disruption_budget() -> PodDisruptionBudget {
         metadata: metadata(),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
+            // A pod that does not work must not keep a node from being emptied.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             selector: Some(pods()),
             ..PodDisruptionBudgetSpec::default()
         }),

@@ -50,6 +50,7 @@ pub(super) fn review(
     Ok(Caller {
         id,
         pod: Some(ProvenPod { name, uid }),
+        may_renew: true,
     })
 }
 

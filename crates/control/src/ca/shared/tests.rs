@@ -51,7 +51,7 @@ impl Fake {
 
     async fn try_open(&self, domain: &str) -> anyhow::Result<Authority> {
         let domain = TrustDomain::new(domain).unwrap();
-        Authority::open_shared(Box::new(self.clone()), None, &domain, TTL, self).await
+        Authority::open_shared(Box::new(self.clone()), Ok(None), &domain, TTL, self).await
     }
 
     async fn open(&self) -> Authority {
@@ -169,7 +169,7 @@ async fn the_longest_life_is_everybodys() {
     let longer = 10 * TTL;
     let domain = TrustDomain::new("cluster.local").unwrap();
     let vault = Box::new(cluster.clone());
-    let b = Authority::open_shared(vault, None, &domain, longer, &cluster);
+    let b = Authority::open_shared(vault, Ok(None), &domain, longer, &cluster);
     let b = b.await.unwrap();
     a.observe(cluster.seen());
     let now = SystemTime::now();
