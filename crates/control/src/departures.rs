@@ -8,13 +8,14 @@
 //! A replica sees its own clients only. Those of the others are told by their replicas, which hear of the deletion from the
 //! same API server at the same moment; where there are others, a Pod is held back for [`OTHER_REPLICAS`] at least.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tasuki_kubernetes::names;
 use tasuki_resources::NamespacedName;
+use tasuki_xds::model::endpoint::Health;
 use tasuki_xds::model::{Departure, ResourceType};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -51,8 +52,9 @@ pub struct Departures {
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Leaving {
-    /// The first generation in which it gets nothing new.
-    since: u64,
+    addresses: Vec<IpAddr>,
+    /// The first generation in which it gets nothing new. Where it is the last that serves, it still does.
+    since: Option<u64>,
     /// Hosts of which it was an endpoint.
     hosts: BTreeSet<String>,
     /// Clients that this replica does not see know by then.
@@ -81,7 +83,7 @@ impl Departures {
             .into_iter()
             .filter(|(id, _)| !known.contains_key(id))
             .collect();
-        if new.is_empty() {
+        if new.is_empty() && known.values().all(|leaving| leaving.since.is_some()) {
             return;
         }
         let mut hosts = HostsByAddress::of(new.iter().map(|(_, workload)| &**workload));
@@ -94,12 +96,22 @@ impl Departures {
         };
         for (id, workload) in new {
             let leaving = Leaving {
-                since: generation,
+                addresses: workload.addresses.clone(),
+                since: None,
                 hosts: hosts.served_by(&workload),
                 others_know,
                 acknowledged: false,
             };
             known.insert(id, leaving);
+        }
+        let used = in_use(after);
+        let left = |leaving: &&mut Leaving| {
+            let is_used = leaving.addresses.iter().any(|ip| used.contains(ip));
+            leaving.since.is_none() && !is_used
+        };
+        for leaving in known.values_mut().filter(left) {
+            leaving.since = Some(generation);
+            leaving.others_know = others_know;
         }
         drop(known);
         self.wake();
@@ -180,9 +192,11 @@ impl Departures {
 
 impl Leaving {
     fn is_known_to(&self, clients: &Clients) -> bool {
-        CARRIERS
-            .into_iter()
-            .all(|ty| clients.have_settled(ty, self.since, |name| self.concerns(name)))
+        self.since.is_some_and(|since| {
+            CARRIERS
+                .into_iter()
+                .all(|ty| clients.have_settled(ty, since, |name| self.concerns(name)))
+        })
     }
 
     /// Whether the cluster of this name had the Pod as an endpoint. Who calls a Pod by its address means that Pod.
@@ -195,6 +209,18 @@ impl Leaving {
             | None => false,
         }
     }
+}
+
+/// Addresses that get what is new.
+fn in_use(mesh: &Mesh) -> HashSet<IpAddr> {
+    let ports = mesh.services.iter().flat_map(|service| {
+        let ports = service.ports.iter();
+        ports.flat_map(|port| service.backends(port.number))
+    });
+    let healthy = ports.filter(|backend| backend.endpoint.health == Health::Healthy);
+    healthy
+        .map(|backend| backend.endpoint.address.ip())
+        .collect()
 }
 
 /// Whether no other replica of the control plane serves clients, as its Service says.

@@ -64,14 +64,14 @@ fn a_pod_leaves_with_the_hosts_that_it_served() {
     let told = departures.of(&pod("cart-v1"));
     assert!(told.deleting && !told.acknowledged);
     let leaving = departures.lock()[&pod("cart-v1")].clone();
-    assert_eq!(leaving.since, 2);
+    assert_eq!(leaving.since, Some(2));
     assert!(leaving.concerns(CLUSTER));
     assert!(leaving.concerns("outbound|9000|v1|cart.shop.svc.cluster.local"));
     assert!(!leaving.concerns("outbound|8080||other.shop.svc.cluster.local"));
     assert!(!leaving.concerns("pod|10.1.0.1|80"));
     // A later state does not begin it anew, and one of the same name that stays ends it.
     departures.follow(Some(&after), &after, 3);
-    assert_eq!(departures.lock()[&pod("cart-v1")].since, 2);
+    assert_eq!(departures.lock()[&pod("cart-v1")].since, Some(2));
     departures.follow(Some(&after), &before, 4);
     assert!(!departures.of(&pod("cart-v1")).deleting);
 }
@@ -81,6 +81,35 @@ fn nobody_to_tell_is_everybody_told() {
     let after = mesh(&[&without_cart_v1()]);
     let departures = Departures::default();
     departures.follow(None, &after, 1);
+    departures.look(&Clients::new());
+    assert!(departures.of(&pod("cart-v1")).acknowledged);
+}
+
+/// One that is ending is used where there is no other: it still gets what is new.
+#[test]
+fn the_last_of_a_service_has_not_left() {
+    let last = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-a, namespace: shop, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{name: http, port: 80}]
+endpoints:
+- addresses: [ADDRESS]
+  conditions: {ready: false, serving: true, terminating: true}
+  targetRef: {kind: Pod, namespace: shop, name: cart-v1}
+";
+    let before = mesh(&[SHOP]);
+    let id = NamespacedName::new("shop", "cart-v1");
+    let address = before.workloads.get(&id).unwrap().addresses[0];
+    let last = last.replace("ADDRESS", &address.to_string());
+    let departures = Departures::default();
+    let alone = mesh(&[&without_cart_v1(), &last]);
+    departures.follow(Some(&before), &alone, 2);
+    departures.look(&Clients::new());
+    let told = departures.of(&pod("cart-v1"));
+    assert!(told.deleting && !told.acknowledged);
+    departures.follow(Some(&alone), &mesh(&[&without_cart_v1()]), 3);
     departures.look(&Clients::new());
     assert!(departures.of(&pod("cart-v1")).acknowledged);
 }
