@@ -30,6 +30,8 @@ pub const ROOTS_FILE: &str = "/var/run/config/tasuki/root-cert.pem";
 pub const INJECT_LABEL: &str = "tasuki.dev/inject";
 /// Istio's, of a namespace, honoured when told to.
 pub const ISTIO_INJECTION_LABEL: &str = "istio-injection";
+/// Istio's, of a namespace that one of its revisions serves.
+pub const ISTIO_REVISION_LABEL: &str = "istio.io/rev";
 /// Label by which a workload takes part in mesh TLS (contract section 5); its value is [`TLS_MODE`].
 pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 pub const TLS_MODE: &str = "istio";

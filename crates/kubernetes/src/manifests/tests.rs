@@ -21,14 +21,13 @@ fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
             .iter()
             .find(|(key, _)| requirement["key"] == *key)
             .map(|(_, value)| *value);
-        let listed = requirement["values"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|one| value.is_some_and(|value| one == value));
+        let values = requirement["values"].as_array();
+        let mut values = values.into_iter().flatten();
+        let listed = values.any(|one| value.is_some_and(|value| one == value));
         match requirement["operator"].as_str() {
             Some("In") => listed,
             Some("NotIn") => !listed,
+            Some("DoesNotExist") => value.is_none(),
             other => panic!("{other:?}"),
         }
     })
@@ -110,6 +109,9 @@ fn each_written_resource_is_validated_once_but_not_istios() {
     assert_eq!(asked(&manifests, &[name, DISABLED]), 1);
     assert_eq!(asked(&manifests, &[DISABLED]), 0);
     assert_eq!(asked(&manifests, &[ISTIO]), 0);
+    assert_eq!(asked(&manifests, &[("istio.io/rev", "canary")]), 0);
+    let istios = ("kubernetes.io/metadata.name", "istio-system");
+    assert_eq!(asked(&manifests, &[istios]), 0);
     let honoured = rendered(&["injection.istioLabel=true"]);
     assert_eq!(asked(&honoured, &[ISTIO]), 1);
 }

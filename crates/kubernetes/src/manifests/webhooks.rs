@@ -12,7 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use super::settings::FailurePolicy;
 use super::{InstallSettings, cluster_metadata, texts};
 use crate::names::{
-    CONTROL, INJECT_LABEL, INJECT_PATH, ISTIO_INJECTION_LABEL, SYSTEM_NAMESPACE, VALIDATE_PATH,
+    CONTROL, INJECT_LABEL, INJECT_PATH, ISTIO_INJECTION_LABEL, ISTIO_REVISION_LABEL,
+    SYSTEM_NAMESPACE, VALIDATE_PATH,
 };
 
 /// The API server's label on each namespace with its name.
@@ -93,10 +94,15 @@ fn injector(
 pub fn validating(settings: &InstallSettings) -> ValidatingWebhookConfiguration {
     let mut namespaces = vec![
         is_not(INJECT_LABEL, &["disabled"]),
-        is_not(NAME_LABEL, &[SYSTEM_NAMESPACE]),
+        is_not(NAME_LABEL, &["istio-system", SYSTEM_NAMESPACE]),
     ];
     if !settings.injection.istio_label {
         namespaces.push(is_not(ISTIO_INJECTION_LABEL, &["enabled"]));
+        namespaces.push(LabelSelectorRequirement {
+            key: ISTIO_REVISION_LABEL.to_owned(),
+            operator: "DoesNotExist".to_owned(),
+            values: None,
+        });
     }
     // Not by its inject label, which keeps pods out.
     let system = vec![is(NAME_LABEL, &[SYSTEM_NAMESPACE])];
