@@ -257,6 +257,10 @@ impl ClientView {
             return None;
         }
         let departure = self.departures.of(pod);
+        // Whether it stays is not known then, and its sidecar had better not be told so.
+        if !departure.deleting && self.current.snapshot.mesh.pods_unseen {
+            return None;
+        }
         Some(encode(&Resource::Departure(departure), &Dialect::Tasuki))
     }
 

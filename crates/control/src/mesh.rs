@@ -51,6 +51,8 @@ pub struct Mesh {
     pub gateways: Gateways,
     /// Of the source, and what only the joins show.
     pub problems: Vec<Problem>,
+    /// See [`Objects::pods_unseen`].
+    pub pods_unseen: bool,
     /// What the ports of each pod are declared to speak by the services in front of it.
     ports: HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>>,
     /// For the next mesh, in which nearly all of them are the same. They keep the objects, so that a pointer names one.
@@ -110,6 +112,7 @@ impl Mesh {
             peer_authentication: modes,
             gateways: Gateways::new(kinds.gateways),
             problems: Vec::new(),
+            pods_unseen: source.pods_unseen,
             departed: Departed::default(),
             made,
             workloads,

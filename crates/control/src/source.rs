@@ -17,6 +17,8 @@ pub struct Objects {
     /// A folder's in order of their files' paths, then of their place in the file; a cluster's by kind and name.
     pub objects: Vec<Sourced>,
     pub problems: Vec<Problem>,
+    /// What Pods and their endpoints have become cannot be seen at this moment.
+    pub pods_unseen: bool,
 }
 
 /// An object and where it came from.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tasuki_kubernetes::watched::{WATCHED, Watched};
-use tasuki_resources::{Document, NamespacedName, Object, Problem, Severity};
+use tasuki_resources::{Document, Kind, NamespacedName, Object, Problem, Severity};
 
 use crate::source::broken::{fails_closed, kept};
 use crate::source::{Objects, Sourced};
@@ -118,6 +118,7 @@ impl Store {
         let mut all = Objects {
             objects: Vec::with_capacity(count),
             problems: Vec::new(),
+            pods_unseen: self.kinds.iter().any(Held::hides_pods),
         };
         for held in &self.kinds {
             all.problems.extend(held.problem());
@@ -135,6 +136,10 @@ impl Store {
 }
 
 impl Held {
+    fn hides_pods(&self) -> bool {
+        self.trouble.is_some() && matches!(self.watched.kind, Kind::Pod | Kind::EndpointSlice)
+    }
+
     fn change(&mut self, change: Change) -> bool {
         match change {
             Change::Begin => {

@@ -193,6 +193,12 @@ fn a_kind_that_cannot_be_watched_keeps_what_it_had() {
         assert!(text.contains(said) && text.contains("is kept"), "{text}");
         assert_eq!(files(&store).len(), 1);
     }
+    assert!(!store.objects().pods_unseen);
+    let pods = place_of(Kind::Pod);
+    for trouble in [Some(Trouble::Unreachable), None] {
+        assert!(store.change(pods, Change::Trouble(trouble)));
+        assert_eq!(store.objects().pods_unseen, trouble.is_some());
+    }
     assert!(store.change(policies, Change::Trouble(None)));
     assert!(store.change(policies, Change::Absent));
     assert!(report(&store).contains("was deleted"), "{}", report(&store));
