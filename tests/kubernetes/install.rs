@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tasuki_testkit::binaries;
 use tasuki_testkit::client::Ask;
-use tasuki_testkit::cluster::{Cluster, LIMIT, Load, run};
+use tasuki_testkit::cluster::{Cluster, LIMIT, Load, Running, Space, run};
 use tasuki_testkit::namespace::Namespace;
 use tasuki_testkit::wait;
 
@@ -69,30 +69,34 @@ pub fn scale(cluster: Cluster, replicas: u64) -> Result<u64> {
     Ok(before)
 }
 
-#[test]
-fn all_replicas_killed() {
-    let Some((cluster, _mesh)) = whole_mesh("kubernetes: all replicas killed") else {
-        return;
-    };
-    let space = cluster.space("killed", &[INJECTED]).unwrap();
+/// `web` under STRICT, and a client that calls it for as long as the test runs.
+fn web_under_load(cluster: Cluster, name: &str) -> (Space, Running) {
+    let space = cluster.space(name, &[INJECTED]).unwrap();
     space.apply(&mtls("STRICT")).unwrap();
     space.apply(&service("web").to_string()).unwrap();
     for name in ["web", "client"] {
         App::new(name).deploy(&space).unwrap();
         space.rolled_out(&format!("deployment/{name}")).unwrap();
     }
+    answers("web answers", &space, "client");
+    let load = Load::new("web:80").rate(50, 4);
+    let running = load.start(&space, "deployment/client").unwrap();
+    (space, running)
+}
+
+/// Waits until `web` answers all of a few requests from `client`.
+fn answers(what: &str, space: &Space, client: &str) {
     let few = Load::new("web:80").requests(20);
-    settled(
-        "web answers",
-        &few,
-        &space,
-        "deployment/client",
-        |outcome| outcome.failed() == 0,
-    );
-    let running = Load::new("web:80")
-        .rate(50, 4)
-        .start(&space, "deployment/client")
-        .unwrap();
+    let client = format!("deployment/{client}");
+    settled(what, &few, space, &client, |outcome| outcome.failed() == 0);
+}
+
+#[test]
+fn all_replicas_killed() {
+    let Some((cluster, _mesh)) = whole_mesh("kubernetes: all replicas killed") else {
+        return;
+    };
+    let (space, running) = web_under_load(cluster, "killed");
     // The webhook says Fail: whatever starts them again must not need it.
     control(
         cluster,
@@ -107,13 +111,7 @@ fn all_replicas_killed() {
     .unwrap();
     App::new("late").deploy(&space).unwrap();
     space.rolled_out("deployment/late").unwrap();
-    settled(
-        "a new pod is served",
-        &few,
-        &space,
-        "deployment/late",
-        |outcome| outcome.failed() == 0,
-    );
+    answers("a new pod is served", &space, "late");
     let outcome = running.finish().unwrap();
     assert_eq!(outcome.failed(), 0, "{outcome:?}");
 }
@@ -125,25 +123,7 @@ fn uninstalled_and_installed_again() {
         return;
     };
     cluster.apply(&certificate_life("2m")).unwrap();
-    let space = cluster.space("again", &[INJECTED]).unwrap();
-    space.apply(&mtls("STRICT")).unwrap();
-    space.apply(&service("web").to_string()).unwrap();
-    for name in ["web", "client"] {
-        App::new(name).deploy(&space).unwrap();
-        space.rolled_out(&format!("deployment/{name}")).unwrap();
-    }
-    let few = Load::new("web:80").requests(20);
-    settled(
-        "web answers",
-        &few,
-        &space,
-        "deployment/client",
-        |outcome| outcome.failed() == 0,
-    );
-    let running = Load::new("web:80")
-        .rate(50, 4)
-        .start(&space, "deployment/client")
-        .unwrap();
+    let (space, running) = web_under_load(cluster, "again");
     let authority = || {
         control(
             cluster,
@@ -176,13 +156,7 @@ fn uninstalled_and_installed_again() {
     App::new("late").deploy(&space).unwrap();
     space.rolled_out("deployment/late").unwrap();
     // Of the same authority, so that they trust those that have run all the time.
-    settled(
-        "a new pod is served",
-        &few,
-        &space,
-        "deployment/late",
-        |outcome| outcome.failed() == 0,
-    );
+    answers("a new pod is served", &space, "late");
     for name in ["web", "client"] {
         let pod = &space.pods(&format!("app={name}")).unwrap()[0];
         wait::until("certificates are renewed", LIMIT, || {

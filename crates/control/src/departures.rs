@@ -24,6 +24,7 @@ use crate::ads::{Clients, NsName};
 use crate::mesh::Mesh;
 use crate::mesh::workloads::{State, Workload};
 use crate::snapshot::Name;
+use crate::timer::reach;
 
 /// After the start nothing is acknowledged for so long: clients of the process before this one, which hold endpoints too,
 /// are still on their way back. Their longest wait between two tries is 5 s.
@@ -236,14 +237,6 @@ fn is_alone(mesh: &Mesh) -> bool {
         .map(|backend| backend.endpoint.address.ip())
         .collect();
     replicas.len() < 2
-}
-
-/// Until that time; for ever without one.
-async fn reach(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Pods that are being deleted, or are gone and remembered.

@@ -17,4 +17,5 @@ pub mod serve;
 pub mod settings;
 pub mod snapshot;
 pub mod source;
+pub mod timer;
 pub mod webhook;

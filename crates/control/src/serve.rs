@@ -31,6 +31,7 @@ use crate::platform::{self, Cluster, Platform};
 use crate::settings::Settings;
 use crate::source::Objects;
 use crate::source::broken::is_loud;
+use crate::timer::reach;
 use crate::webhook::{self, Webhook};
 
 /// Streams that are open at the end get this long; they would otherwise stay for ever.
@@ -152,14 +153,6 @@ async fn follow(
                 tokio::time::sleep(AGAIN).await;
             }
         }
-    }
-}
-
-/// Until that time; for ever without one.
-async fn reach(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,7 @@ use tasuki_xds::proto::{
 use tasuki_xds::server::{DeltaSession, Options, SotwSession, View};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
@@ -18,6 +18,7 @@ use super::clients::{Listed, Session};
 use super::service::{Delta, Sotw};
 use super::{Caller, Catalog, Client, ClientKind, Clients, NsName, Presented, ProvenPod};
 use crate::departures::Departures;
+use crate::timer::reach;
 
 /// A client that has authenticated and says nothing is not kept.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -193,7 +194,7 @@ async fn follow<P: Protocol>(
                 }
             }
             () = departed.acknowledged() => {}
-            () = release_after(held_since) => {
+            () = reach(held_since.map(|since| since + HOLD)) => {
                 listed.record.session().release();
                 held_since = None;
             }
@@ -253,14 +254,6 @@ impl<'a> Departed<'a> {
             }
         }
         std::future::pending().await
-    }
-}
-
-/// Never, if nothing is held back.
-async fn release_after(held_since: Option<Instant>) {
-    match held_since {
-        Some(since) => sleep_until(since + HOLD).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use tasuki_resources::mesh_settings::Injection;
+use tasuki_resources::mesh_settings::{Injection, is_log_filter};
 use tasuki_resources::{Cidr, Quantity};
 use tasuki_runtime::parse_duration;
 
@@ -230,13 +230,7 @@ fn list<T>(text: &str, read: impl Fn(&str) -> Option<T>, right: &str) -> Result<
 
 /// What tracing's filters understand, without their spans and fields.
 fn log_level(text: &str) -> Result<String, String> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let directive = |item: &str| {
-        let (target, level) = item.rsplit_once('=').unwrap_or(("", item));
-        let named = |c: char| c.is_ascii_alphanumeric() || "_:-".contains(c);
-        LEVELS.contains(&level.to_ascii_lowercase().as_str()) && target.chars().all(named)
-    };
-    if text.split(',').all(directive) {
+    if is_log_filter(text) {
         Ok(text.to_owned())
     } else {
         Err("off, error, warn, info, debug or trace, also as in info,tasuki_proxy=debug".to_owned())
