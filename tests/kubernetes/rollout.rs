@@ -156,7 +156,6 @@ fn rolling_restarts() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: tests/cluster test --ignored"]
 fn a_new_image_of_the_sidecar() {
     let Some((cluster, _mesh)) = whole_mesh("kubernetes: sidecar's image") else {
         return;
@@ -168,7 +167,7 @@ fn a_new_image_of_the_sidecar() {
             "tasuki.test/tasuki-proxy:other",
             "tasuki.test/tasuki-proxy:test",
         ][round as usize % 2];
-        install::install_with(&[&format!("proxy.image={image}")]).unwrap();
+        install::replace_with(cluster, &[&format!("proxy.image={image}")]).unwrap();
         restart(&space);
         for pod in space.pods("app=web").unwrap() {
             let init = pod["spec"]["initContainers"].as_array();

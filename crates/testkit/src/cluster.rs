@@ -1,7 +1,9 @@
 //! A running Kubernetes, spoken to through `kubectl` as `tests/cluster exec` and `tests/cluster test` offer it. The test
 //! itself is in the network of the node: it reaches pods and services as a client without a sidecar.
 
+mod api;
 mod load;
+mod process;
 mod space;
 
 use std::io::Write;
@@ -11,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+pub use api::{Api, Call};
 pub use load::{Load, Outcome, Running};
+pub use process::Process;
 pub use space::Space;
 
 use crate::wait;
@@ -68,11 +72,16 @@ impl Cluster {
         Space::new(*self, name, labels)
     }
 
-    /// Kills or launches a component of the cluster, or does what else `tests/cluster` does.
+    /// Kills (`kill`) or launches (`launch`) a component of the cluster.
     pub fn component(&self, action: &str, component: &str) -> Result<()> {
+        self.script(&[action, component])
+    }
+
+    /// What else `tests/cluster` does.
+    pub fn script(&self, arguments: &[&str]) -> Result<()> {
         let script = std::env::var("TASUKI_CLUSTER").context("no cluster")?;
         let mut command = Command::new(script);
-        command.args([action, component]);
+        command.args(arguments);
         run(command, "").map(drop)
     }
 

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, Once};
@@ -204,7 +205,16 @@ impl Namespace {
         Self { ip, ..Self::own() }
     }
 
-    /// Name as `ip netns` knows it; empty for [`Namespace::own`].
+    /// The one that a process is in, whoever made it; `ip` is its address.
+    pub fn of_process(pid: u32, ip: Ipv4Addr) -> Self {
+        Self {
+            name: format!("/proc/{pid}/ns/net"),
+            ip,
+            ip6: Ipv6Addr::UNSPECIFIED,
+        }
+    }
+
+    /// Name as `ip netns` knows it; empty for [`Namespace::own`], a path for [`Namespace::of_process`].
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -214,7 +224,8 @@ impl Namespace {
         if self.name.is_empty() {
             return Ok(());
         }
-        let file = File::open(format!("/run/netns/{}", self.name))
+        // What is a path already is joined to nothing.
+        let file = File::open(Path::new("/run/netns").join(&self.name))
             .with_context(|| format!("namespace {}", self.name))?;
         setns(file, CloneFlags::CLONE_NEWNET).context("entering a network namespace")
     }
@@ -290,7 +301,7 @@ pub fn sweep() {
             .strip_prefix("tasuki-")
             .and_then(|rest| rest.split('-').next())
             .and_then(|pid| pid.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             remove(&name);
         }
     }

@@ -1,12 +1,12 @@
 //! Load from inside a pod: `tasuki-load` in one of its containers.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::Space;
+use super::{Process, Space};
 
 /// What to send from a pod.
 #[derive(Clone, Debug)]
@@ -56,7 +56,16 @@ impl Load {
 
     /// Starts it; [`Running::finish`] ends it.
     pub fn start(&self, space: &Space, pod: &str) -> Result<Running> {
-        let mut command = space.command(&["exec", "--stdin", "--container=app", pod, "--"]);
+        let command = space.command(&["exec", "--stdin", "--container=app", pod, "--"]);
+        self.spawn(command)
+    }
+
+    /// The same beside a process of the pod, without the API server, which may be killed meanwhile.
+    pub fn start_beside(&self, process: &Process) -> Result<Running> {
+        self.spawn(process.command())
+    }
+
+    fn spawn(&self, mut command: Command) -> Result<Running> {
         command.args(&self.arguments).arg("--until-input-ends");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let what = format!("{command:?}");

@@ -75,6 +75,12 @@ async fn handle(
         controls.fail(percent.parse()?, 503);
         return Ok(text(200, String::new()));
     }
+    if request.uri().path() == "/metrics" {
+        let seen = controls.requests.load(Ordering::Relaxed);
+        let metrics =
+            format!("# TYPE origin_requests_total counter\norigin_requests_total {seen}\n");
+        return Ok(text(200, metrics));
+    }
     controls.requests.fetch_add(1, Ordering::Relaxed);
     let delay = controls.delay_ms.load(Ordering::Relaxed);
     if delay > 0 {
