@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::header::HeaderValue;
 use http::request::Parts;
@@ -112,13 +113,19 @@ impl Attempts<'_> {
             under_way.take();
             record.tries += 1;
             let repeatable = original.can_repeat();
-            if !self.goes_again(number, &result, repeatable, &mut retry_permit, record) {
+            let is_free = self.is_free(&result, &tried);
+            let permit_wanted = (!is_free).then_some(&mut retry_permit);
+            if !self.goes_again(number, &result, repeatable, permit_wanted, record) {
                 original.commit();
                 return self.finish(result, picked, permit, retry_permit);
             }
             self.observe(&picked, &result);
             self.count_retry("made");
-            let backoff = self.plan.backoff(number, &result);
+            let backoff = if is_free {
+                Duration::ZERO
+            } else {
+                self.plan.backoff(number, &result)
+            };
             drop(result);
             drop(picked);
             number += 1;
@@ -136,17 +143,33 @@ impl Attempts<'_> {
         } else {
             &[]
         };
-        self.cluster.pick(avoid, self.original)
+        let purpose = |endpoint: &Arc<Endpoint>| self.target(endpoint).purpose();
+        upstream::pick(self.worker, self.cluster, purpose, avoid, self.original)
     }
 
-    /// Whether the request is sent once more after try `number` (from 0). Takes a place under the retry budget if so; one for the
-    /// whole chain of retries of a request, as it is one retry at a time.
+    fn target<'e>(&'e self, endpoint: &'e Arc<Endpoint>) -> Target<'e> {
+        Target {
+            cluster: self.cluster,
+            endpoint,
+            version: self.version,
+            is_grpc: self.is_grpc,
+        }
+    }
+
+    /// Whether the next try is no more load on anybody: the last one never left this proxy, and another endpoint is there. The
+    /// retry budget and pauses are for servers in trouble (gRFC A6 does not count such "transparent" retries either).
+    fn is_free(&self, result: &Result<Response<Body>, Error>, tried: &[u64]) -> bool {
+        matches!(result, Err(error) if error.never_left()) && self.cluster.has_others(tried)
+    }
+
+    /// Whether the request is sent once more after try `number` (from 0). Takes a place under the retry budget if so, where one is
+    /// needed; one for the whole chain of retries of a request, as it is one retry at a time.
     fn goes_again(
         &self,
         number: u32,
         result: &Result<Response<Body>, Error>,
         repeatable: bool,
-        retry_permit: &mut Option<Permit>,
+        permit: Option<&mut Option<Permit>>,
         record: &mut RequestRecord,
     ) -> bool {
         if !self.plan.wants_retry(&record.method, result) {
@@ -158,14 +181,17 @@ impl Attempts<'_> {
             }
             return false;
         }
-        if repeatable && retry_permit.is_none() {
-            *retry_permit = Permit::acquire(self.cluster, Kind::Retry).ok();
-            if retry_permit.is_none() {
-                record.reason.get_or_insert("retry_budget_exceeded".into());
-                self.count_retry("refused");
-            }
+        let Some(permit) = permit.filter(|_| repeatable) else {
+            return repeatable;
+        };
+        if permit.is_none() {
+            *permit = Permit::acquire(self.cluster, Kind::Retry).ok();
         }
-        repeatable && retry_permit.is_some()
+        if permit.is_none() {
+            record.reason.get_or_insert("retry_budget_exceeded".into());
+            self.count_retry("refused");
+        }
+        permit.is_some()
     }
 
     fn count_retry(&self, outcome: &str) {
@@ -183,12 +209,7 @@ impl Attempts<'_> {
         upload: Option<&Rc<Upload>>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Error> {
-        let target = Target {
-            cluster: self.cluster,
-            endpoint: &picked.endpoint,
-            version: self.version,
-            is_grpc: self.is_grpc,
-        };
+        let target = self.target(&picked.endpoint);
         record.mutual_tls = target.is_mutual_tls();
         let headers = request.headers_mut();
         if target.is_mesh() {

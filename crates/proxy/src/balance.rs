@@ -1,7 +1,7 @@
 //! Which endpoint: priorities, then round robin, power of two choices or random, with weights. Pure but for the draw.
 //!
-//! Priorities work as in Envoy: a level takes its share of healthy endpoints times 1.4, the rest spills to the next.
-//! Below `panic_percent` of usable endpoints all are used.
+//! Priorities work as in Envoy: a level takes its share of usable endpoints times 1.4, the rest spills to the next.
+//! Below `panic_percent` of endpoints that are healthy and not ejected all are used, as far as they can be reached.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -19,6 +19,27 @@ use crate::error::Error;
 const OVERPROVISIONING: u64 = 140;
 /// Draws that look for an endpoint not tried before (Envoy `host_selection_retry_max_attempts`, Istio sets 5).
 const SELECTIONS: usize = 5;
+
+/// Endpoints that are left out of a choice. While there are none, nobody looks at a clock or at any endpoint's state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeftOut {
+    /// Those that are ejected at this time.
+    pub ejected: Option<u64>,
+    /// Those that cannot be connected to.
+    pub unreachable: bool,
+}
+
+impl LeftOut {
+    fn is_empty(self) -> bool {
+        self.ejected.is_none() && !self.unreachable
+    }
+
+    pub fn has(self, endpoint: &Endpoint) -> bool {
+        self.ejected
+            .is_some_and(|now| endpoint.ejection.is_out(now))
+            || self.unreachable && endpoint.reach.is_out()
+    }
+}
 
 /// The endpoints of a cluster by priority.
 #[derive(Debug, Default)]
@@ -108,23 +129,19 @@ impl Level {
         }
     }
 
-    /// Usable endpoints, those ejected at `now` left out.
-    fn usable(&self, now: Option<u64>) -> usize {
-        match now {
-            None => self.healthy.endpoints.len(),
-            Some(now) => self
-                .healthy
-                .endpoints
-                .iter()
-                .filter(|e| !e.ejection.is_out(now))
-                .count(),
+    /// How many are healthy and not left out.
+    fn usable(&self, out: LeftOut) -> usize {
+        let healthy = &self.healthy.endpoints;
+        if out.is_empty() {
+            return healthy.len();
         }
+        healthy.iter().filter(|e| !out.has(e)).count()
     }
 
     /// Share of usable endpoints in percent, with the overprovisioning factor, at most 100.
-    fn health(&self, now: Option<u64>) -> u64 {
+    fn health(&self, out: LeftOut) -> u64 {
         let all = self.all.len().max(1) as u64;
-        (self.usable(now) as u64 * OVERPROVISIONING / all).min(100)
+        (self.usable(out) as u64 * OVERPROVISIONING / all).min(100)
     }
 }
 
@@ -173,32 +190,24 @@ impl Weighted {
     }
 }
 
-/// Chooses an endpoint. `now` is given only while something is ejected, so that the common case looks at no clock.
+/// Chooses an endpoint that is not left out. `avoid` lists ids that are taken only when several draws find nothing else.
 pub fn pick(
     set: &EndpointSet,
     config: &Cluster,
     turn: &AtomicUsize,
     avoid: &[u64],
-    now: Option<u64>,
+    out: LeftOut,
 ) -> Result<Arc<Endpoint>, Error> {
-    let level = level(set, config, now).ok_or(Error::NoHealthyUpstream)?;
-    if level.usable(now) == 0 || in_panic(set, config, now) {
-        if config.panic_percent == 0 {
-            return Err(Error::NoHealthyUpstream);
-        }
-        return level
-            .all
-            .get(random() as usize % level.all.len())
-            .cloned()
-            .ok_or(Error::NoHealthyUpstream);
+    let level = level(set, config, out).ok_or(Error::NoHealthyUpstream)?;
+    if config.panic_percent > 0 && (level.usable(out) == 0 || in_panic(set, config, out)) {
+        return in_spite_of_health(level, out).ok_or(Error::NoHealthyUpstream);
     }
-    let usable = |endpoint: &Arc<Endpoint>| now.is_none_or(|now| !endpoint.ejection.is_out(now));
     let mut chosen = None;
     for _ in 0..SELECTIONS {
-        let Some(endpoint) = choose(&level.healthy, config.balance, turn) else {
+        let Some(endpoint) = choose(&level.healthy, config.balance, turn, out) else {
             break;
         };
-        if !usable(endpoint) {
+        if out.has(endpoint) {
             continue;
         }
         chosen = Some(endpoint);
@@ -206,27 +215,37 @@ pub fn pick(
             break;
         }
     }
-    // Many ejected: draws may have missed those that are left.
-    let found = chosen.or_else(|| {
-        let start = random() as usize;
-        let endpoints = &level.healthy.endpoints;
-        (0..endpoints.len())
-            .map(|i| &endpoints[(start.wrapping_add(i)) % endpoints.len()])
-            .find(|e| usable(e))
-    });
+    // Many left out: draws may have missed those that are not.
+    let found = chosen.or_else(|| any(&level.healthy.endpoints, out));
     found.cloned().ok_or(Error::NoHealthyUpstream)
 }
 
+/// In panic neither health nor ejection counts.
+fn in_spite_of_health(level: &Level, out: LeftOut) -> Option<Arc<Endpoint>> {
+    let out = LeftOut {
+        ejected: None,
+        ..out
+    };
+    any(&level.all, out).cloned()
+}
+
+/// One of those that are not left out, from a random start.
+fn any(endpoints: &[Arc<Endpoint>], out: LeftOut) -> Option<&Arc<Endpoint>> {
+    let start = random() as usize % endpoints.len().max(1);
+    let (before, after) = endpoints.split_at_checked(start)?;
+    after.iter().chain(before).find(|e| !out.has(e))
+}
+
 /// The priority level for this request.
-fn level<'a>(set: &'a EndpointSet, config: &Cluster, now: Option<u64>) -> Option<&'a Level> {
+fn level<'a>(set: &'a EndpointSet, config: &Cluster, out: LeftOut) -> Option<&'a Level> {
     let first = set.levels.first()?;
-    if set.levels.len() == 1 || first.health(now) >= 100 {
+    if set.levels.len() == 1 || first.health(out) >= 100 {
         return Some(first);
     }
     let total: u64 = set
         .levels
         .iter()
-        .map(|level| level.health(now))
+        .map(|level| level.health(out))
         .sum::<u64>()
         .min(100);
     if total == 0 {
@@ -234,7 +253,7 @@ fn level<'a>(set: &'a EndpointSet, config: &Cluster, now: Option<u64>) -> Option
     }
     let mut point = random() % total;
     for level in &set.levels {
-        let share = level.health(now);
+        let share = level.health(out);
         if point < share {
             return Some(level);
         }
@@ -243,11 +262,13 @@ fn level<'a>(set: &'a EndpointSet, config: &Cluster, now: Option<u64>) -> Option
     set.levels.last()
 }
 
-fn in_panic(set: &EndpointSet, config: &Cluster, now: Option<u64>) -> bool {
-    if config.panic_percent == 0 {
-        return false;
-    }
-    let usable: usize = set.levels.iter().map(|level| level.usable(now)).sum();
+/// Endpoints that cannot be connected to are no reason: using the ejected ones would not help them.
+fn in_panic(set: &EndpointSet, config: &Cluster, out: LeftOut) -> bool {
+    let out = LeftOut {
+        unreachable: false,
+        ..out
+    };
+    let usable: usize = set.levels.iter().map(|level| level.usable(out)).sum();
     usable * 100 < set.len() * config.panic_percent as usize
 }
 
@@ -255,16 +276,19 @@ fn choose<'a>(
     from: &'a Weighted,
     balance: Balance,
     turn: &AtomicUsize,
+    out: LeftOut,
 ) -> Option<&'a Arc<Endpoint>> {
     match balance {
         Balance::RoundRobin => from.turn(turn.fetch_add(1, Ordering::Relaxed)),
         Balance::Random => from.draw(random()),
-        Balance::LeastRequest { choices } => least_request(from, choices),
+        Balance::LeastRequest { choices } => least_request(from, choices, out),
     }
 }
 
-/// Of some draws the one with the least under way. Weights decide how often an endpoint is drawn.
-fn least_request(from: &Weighted, choices: u32) -> Option<&Arc<Endpoint>> {
+/// Of some draws the one with the least under way. Weights decide how often an endpoint is drawn. What is left out has
+/// nothing under way and would win each time.
+fn least_request(from: &Weighted, choices: u32, out: LeftOut) -> Option<&Arc<Endpoint>> {
+    let rank = |endpoint: &Endpoint| (out.has(endpoint), endpoint.active());
     let first = from.draw(random())?;
     if from.endpoints.len() == 1 {
         return Some(first);
@@ -282,7 +306,7 @@ fn least_request(from: &Weighted, choices: u32) -> Option<&Arc<Endpoint>> {
                 .unwrap_or(0);
             other = &from.endpoints[(at + step) % from.endpoints.len()];
         }
-        if other.active() < best.active() {
+        if rank(other) < rank(best) {
             best = other;
         }
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,11 +16,15 @@ use tasuki_xds::model::cluster::Discovery;
 use tasuki_xds::model::endpoint::{Health, WorkloadRef};
 use tokio::time::Instant;
 
-use crate::balance::{self, EndpointSet};
+use crate::balance::{self, EndpointSet, LeftOut};
 use crate::breaker::Breaker;
-use crate::eject::{self, Ejection};
+use crate::eject;
 use crate::error::Error;
-use crate::observe::{Destination, Party};
+
+mod endpoint;
+
+use self::endpoint::identity_of;
+pub use self::endpoint::{Endpoint, Picked};
 
 /// Original destinations that one cluster remembers at a time; beyond, the oldest are forgotten.
 const ORIGINAL_DESTINATIONS: usize = 4_096;
@@ -53,106 +57,10 @@ struct Shared {
     ejected: AtomicU32,
     /// Ejections so far.
     ejections: AtomicU64,
+    /// Endpoints that cannot be connected to: while 0, nobody looks for them.
+    unreachable: AtomicU32,
     arrived: tokio::sync::watch::Sender<bool>,
     originals: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
-}
-
-/// One address of a cluster. Two clusters with the same address have two endpoints.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// Unique in the process: the key of pools.
-    pub id: u64,
-    pub address: SocketAddr,
-    /// At least 1.
-    pub weight: u32,
-    pub health: Health,
-    /// Hash of everything that must stay the same for pooled connections to be used on.
-    config: u64,
-    /// `istio` for a mesh peer.
-    pub tls_mode: Option<String>,
-    /// SPIFFE ids of which the server must show one.
-    pub identities: Vec<String>,
-    pub workload: WorkloadRef,
-    /// Requests and TCP connections under way, over all workers.
-    active: AtomicU32,
-    pub ejection: Ejection,
-    destination: OnceLock<Arc<Destination>>,
-}
-
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-impl Endpoint {
-    /// An endpoint that nothing is known of but its address.
-    pub fn plain(address: SocketAddr) -> Self {
-        Self::new(&model::Endpoint {
-            address,
-            weight: 1,
-            health: Health::Healthy,
-            tls_mode: None,
-            identities: Vec::new(),
-            workload: WorkloadRef::default(),
-        })
-    }
-
-    /// The run-time form of `model`, with a new id.
-    pub fn new(model: &model::Endpoint) -> Self {
-        Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            address: model.address,
-            weight: model.weight.max(1),
-            health: model.health,
-            config: identity_of(model),
-            tls_mode: model.tls_mode.clone(),
-            identities: model.identities.clone(),
-            workload: model.workload.clone(),
-            active: AtomicU32::new(0),
-            ejection: Ejection::default(),
-            destination: OnceLock::new(),
-        }
-    }
-
-    /// Requests and connections under way.
-    pub fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
-    }
-
-    /// What metrics and logs say of it; made once.
-    pub fn destination(&self, cluster: &Cluster) -> Arc<Destination> {
-        let make = || {
-            // Only when the endpoint can be but one is it known who answered.
-            let principal = match self.identities.as_slice() {
-                [only] => Some(only.as_str().into()),
-                _ => None,
-            };
-            let party = Party {
-                workload: self.workload.clone(),
-                principal,
-            };
-            Arc::new(Destination {
-                party,
-                service: cluster.config.service.clone(),
-            })
-        };
-        self.destination.get_or_init(make).clone()
-    }
-
-    /// Whether the workload behind it speaks mesh TLS.
-    pub fn is_meshed(&self) -> bool {
-        self.tls_mode.as_deref() == Some("istio")
-    }
-}
-
-/// What of an endpoint decides whether an old one can be kept: everything but its weight and health.
-fn identity_of(model: &model::Endpoint) -> u64 {
-    let mut hasher = std::collections::hash_map::DefaultHasher::new();
-    (
-        model.address,
-        &model.tls_mode,
-        &model.identities,
-        &model.workload,
-    )
-        .hash(&mut hasher);
-    hasher.finish()
 }
 
 fn security_of(config: &model::Cluster) -> u64 {
@@ -160,25 +68,6 @@ fn security_of(config: &model::Cluster) -> u64 {
     // The model's own text: it changes with every field, those added later included.
     format!("{:?} {:?}", config.tls, config.http).hash(&mut hasher);
     hasher.finish()
-}
-
-/// A chosen endpoint and a place in its load, given back on drop.
-#[derive(Debug)]
-pub struct Picked {
-    pub endpoint: Arc<Endpoint>,
-}
-
-impl Picked {
-    fn new(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint }
-    }
-}
-
-impl Drop for Picked {
-    fn drop(&mut self) {
-        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Cluster {
@@ -199,6 +88,7 @@ impl Cluster {
                 epoch: Instant::now(),
                 ejected: AtomicU32::new(0),
                 ejections: AtomicU64::new(0),
+                unreachable: AtomicU32::new(0),
                 arrived: tokio::sync::watch::Sender::new(false),
                 originals: Mutex::default(),
             }),
@@ -267,14 +157,10 @@ impl Cluster {
                 None => Arc::new(Endpoint::new(endpoint)),
             }
         });
-        let ejected = set
-            .all()
-            .filter(|endpoint| endpoint.ejection.is_marked())
-            .count();
-        self.shared.ejected.store(
-            u32::try_from(ejected).unwrap_or(u32::MAX),
-            Ordering::Relaxed,
-        );
+        count(&self.shared.ejected, &set, |endpoint| {
+            endpoint.ejection.is_marked()
+        });
+        self.count_unreachable(&set);
         self.shared.endpoints.store(Arc::new(set));
         self.shared.assignment.store(Arc::new(assignment.clone()));
         self.shared.arrived.send_replace(true);
@@ -361,16 +247,28 @@ impl Cluster {
                 .ok_or(Error::NoHealthyUpstream);
         }
         let set = self.shared.endpoints.load();
-        let now = if self.shared.ejected.load(Ordering::Relaxed) == 0 {
-            None
-        } else {
-            Some(self.now())
-        };
-        if let Some(now) = now {
+        let out = self.left_out();
+        if let Some(now) = out.ejected {
             self.readmit(&set, now);
         }
-        let endpoint = balance::pick(&set, &self.config, &self.shared.turn, avoid, now)?;
-        Ok(Picked::new(endpoint))
+        let pick = |out| balance::pick(&set, &self.config, &self.shared.turn, avoid, out);
+        let picked = match pick(out) {
+            // Nobody else is left: whoever connects may know better by now, and tells what is the matter.
+            Err(_) if out.unreachable => pick(LeftOut {
+                unreachable: false,
+                ..out
+            }),
+            picked => picked,
+        };
+        picked.map(Picked::new)
+    }
+
+    fn left_out(&self) -> LeftOut {
+        let ejected = self.shared.ejected.load(Ordering::Relaxed) != 0;
+        LeftOut {
+            ejected: ejected.then(|| self.now()),
+            unreachable: self.shared.unreachable.load(Ordering::Relaxed) != 0,
+        }
     }
 
     /// The endpoint for an original destination.
@@ -411,6 +309,63 @@ impl Cluster {
         }
     }
 
+    /// No connection to `endpoint` could be made: it is left out until one can.
+    pub fn connect_failed(&self, endpoint: &Endpoint) {
+        let set = self.shared.endpoints.load();
+        // Original destinations, those that are gone by now, and one that is alone: there is nothing to leave it out of.
+        if set.len() < 2 || set.all().all(|other| other.id != endpoint.id) {
+            return;
+        }
+        let first = endpoint.reach.failed(self.now(), balance::random());
+        self.count_unreachable(&set);
+        if first {
+            tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint cannot be connected to");
+        }
+    }
+
+    /// An endpoint of [`Cluster::to_try_again`] cannot be connected to yet.
+    pub fn connect_failed_again(&self, endpoint: &Endpoint) {
+        endpoint.reach.failed_again(self.now(), balance::random());
+    }
+
+    /// Counted, not added up: whatever came in between, the next failure or success puts it right.
+    fn count_unreachable(&self, set: &EndpointSet) {
+        count(&self.shared.unreachable, set, |endpoint| {
+            endpoint.reach.is_out()
+        });
+    }
+
+    /// A connection to `endpoint` has been made.
+    pub fn connected(&self, endpoint: &Endpoint) {
+        if endpoint.reach.succeeded() {
+            self.count_unreachable(&self.shared.endpoints.load());
+            tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint can be connected to again");
+        }
+    }
+
+    /// Whether requests have somewhere else to go than to the endpoints in `tried`.
+    pub fn has_others(&self, tried: &[u64]) -> bool {
+        let set = self.shared.endpoints.load();
+        let out = self.left_out();
+        set.all().any(|endpoint| {
+            endpoint.health == Health::Healthy
+                && !out.has(endpoint)
+                && !tried.contains(&endpoint.id)
+        })
+    }
+
+    /// An endpoint that was left out for long enough, for one caller, who connects to it and tells how that went.
+    pub fn to_try_again(&self) -> Option<Arc<Endpoint>> {
+        if self.shared.unreachable.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let now = self.now();
+        let limit = u64::try_from(self.config.connect_timeout.as_millis()).unwrap_or(u64::MAX);
+        let set = self.shared.endpoints.load();
+        let due = set.all().find(|endpoint| endpoint.reach.claim(now, limit));
+        due.cloned()
+    }
+
     /// Takes back those whose time is up.
     fn readmit(&self, set: &EndpointSet, now: u64) {
         for endpoint in set.all() {
@@ -426,16 +381,8 @@ impl Cluster {
     }
 }
 
-impl Endpoint {
-    /// The same endpoint with another weight or health; pooled connections and ejection go on.
-    fn changed(&self, model: &model::Endpoint) -> Self {
-        Self {
-            id: self.id,
-            // Requests under way keep counting on the old value: the new one starts from its load and may be a little
-            // high until they end elsewhere, which self-corrects because they are few.
-            active: AtomicU32::new(0),
-            ejection: self.ejection.clone_state(),
-            ..Self::new(model)
-        }
-    }
+/// Sets `counter` to how many endpoints of `set` are `marked`.
+fn count(counter: &AtomicU32, set: &EndpointSet, marked: impl Fn(&Endpoint) -> bool) {
+    let marked = set.all().filter(|endpoint| marked(endpoint)).count();
+    counter.store(u32::try_from(marked).unwrap_or(u32::MAX), Ordering::Relaxed);
 }

@@ -342,6 +342,14 @@ impl Error {
         }
     }
 
+    /// Whether certainly nobody has looked at the request: there was no connection for it, or none any more.
+    pub fn never_left(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => *refusal != Refusal::Stream,
+            _ => self.retry_class() == RetryClass::ConnectFailure,
+        }
+    }
+
     /// How far the attempt got, for the decision to retry.
     pub fn retry_class(&self) -> RetryClass {
         match self {

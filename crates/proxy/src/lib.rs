@@ -32,6 +32,7 @@ pub mod observe;
 pub mod original_dst;
 pub mod outbound;
 pub mod probe;
+pub mod reach;
 pub mod redirect;
 pub mod request;
 pub mod request_id;

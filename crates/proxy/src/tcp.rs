@@ -110,7 +110,8 @@ async fn dial(
         Discovery::Eds { .. } | Discovery::Dns { .. } | Discovery::Static(_) => (TRIES, None),
     };
     loop {
-        let picked = cluster.pick(&tried, Some(destination))?;
+        let purpose = |_: &_| upstream::Use::Tcp;
+        let picked = upstream::pick(worker, cluster, purpose, &tried, Some(destination))?;
         match upstream::connect_tcp(worker, cluster, &picked.endpoint).await {
             Ok(connected) => {
                 cluster.observe(&picked.endpoint, Outcome::Success);

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use tasuki_xds::model::cluster::{Discovery, HttpProtocol};
 
 use crate::body::Body;
-use crate::cluster::{Cluster, Endpoint};
+use crate::cluster::{Cluster, Endpoint, Picked};
 use crate::error::Error;
 use crate::fast_map::FastMap;
 use crate::http::{HttpVersion, Interim};
@@ -26,7 +26,7 @@ pub mod io;
 pub mod pool;
 pub mod tls;
 
-pub use self::connect::Connected;
+pub use self::connect::{Connected, Use};
 pub use self::io::Io;
 pub use self::pool::Lease;
 use self::tls::Security;
@@ -107,6 +107,11 @@ impl Target<'_> {
         }
     }
 
+    /// What a connection for it is for.
+    pub fn purpose(&self) -> Use {
+        if self.is_h2() { Use::Http2 } else { Use::Http1 }
+    }
+
     /// Whether HTTP/2 is spoken there.
     pub fn is_h2(&self) -> bool {
         self.is_grpc
@@ -127,6 +132,25 @@ impl Target<'_> {
     pub fn is_mutual_tls(&self) -> bool {
         Security::of(self.cluster, self.endpoint).is_mutual()
     }
+}
+
+/// Chooses an endpoint of `cluster` ([`Cluster::pick`]). If one that cannot be connected to is due to be tried again, that is
+/// done on the side, with a connection for `purpose`: the request that was chosen for it would have to wait otherwise.
+pub fn pick(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    purpose: impl FnOnce(&Arc<Endpoint>) -> Use,
+    avoid: &[u64],
+    original: Option<SocketAddr>,
+) -> Result<Picked, Error> {
+    if let Some(endpoint) = cluster.to_try_again() {
+        let purpose = purpose(&endpoint);
+        let (worker, cluster) = (worker.clone(), cluster.clone());
+        tokio::task::spawn_local(async move {
+            connect::try_again(&worker, &cluster, &endpoint, purpose).await;
+        });
+    }
+    cluster.pick(avoid, original)
 }
 
 /// Sends a request and waits for the response's head. The request's body goes up while the response is awaited and, if it
@@ -159,7 +183,7 @@ pub async fn connect_tcp(
     let (raw, others) = worker.pools.raw.enter(cluster);
     let permit =
         pool::connection_permit(cluster, others).ok_or(Error::Overflow("max_connections"))?;
-    let connected = connect::connect(worker, cluster, endpoint, connect::Use::Tcp, permit).await?;
+    let connected = connect::connect(worker, cluster, endpoint, Use::Tcp, permit).await?;
     Ok(Connected {
         raw: Some(raw),
         ..connected

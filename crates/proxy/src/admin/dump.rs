@@ -131,6 +131,7 @@ fn cluster(cluster: &Arc<Cluster>) -> Value {
                 "health": format!("{:?}", endpoint.health),
                 "active": endpoint.active(),
                 "ejected": endpoint.ejection.is_out(now),
+                "unreachable": endpoint.reach.is_out(),
                 "meshed": endpoint.is_meshed(),
                 "workload": endpoint.workload.name,
                 "version": endpoint.workload.version,

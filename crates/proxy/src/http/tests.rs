@@ -18,6 +18,7 @@ use crate::drain::Drain;
 
 mod attempts;
 mod endings;
+mod reach;
 mod reset;
 mod support;
 mod trust;

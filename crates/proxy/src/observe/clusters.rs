@@ -31,7 +31,7 @@ impl Clusters {
             endpoints: IntGaugeVec::new(
                 Opts::new(
                     "tasuki_cluster_endpoints",
-                    "Endpoints by cluster and state: in, ejected.",
+                    "Endpoints by cluster and state: in, ejected, unreachable.",
                 ),
                 &["cluster", "state"],
             )?,
@@ -48,17 +48,19 @@ impl Clusters {
         for cluster in self.state.snapshot().clusters.values() {
             let now = cluster.now();
             let endpoints = cluster.endpoints();
-            let ejected = endpoints
+            let ejected = endpoints.all().filter(|e| e.ejection.is_out(now)).count();
+            let unreachable = endpoints
                 .all()
-                .filter(|endpoint| endpoint.ejection.is_out(now))
+                .filter(|e| e.reach.is_out() && !e.ejection.is_out(now))
                 .count();
             let set = |state, count: usize| {
                 self.endpoints
                     .with_label_values(&[cluster.name(), state])
                     .set(count as i64);
             };
-            set("in", endpoints.len() - ejected);
+            set("in", endpoints.len().saturating_sub(ejected + unreachable));
             set("ejected", ejected);
+            set("unreachable", unreachable);
             self.ejections
                 .with_label_values(&[cluster.name()])
                 .inc_by(cluster.ejections());

@@ -215,8 +215,12 @@ impl Hop {
         self
     }
 
-    pub fn and(mut self, origin: &Origin) -> Self {
-        self.endpoints.push(origin.address);
+    pub fn and(self, origin: &Origin) -> Self {
+        self.and_address(origin.address)
+    }
+
+    pub fn and_address(mut self, address: SocketAddr) -> Self {
+        self.endpoints.push(address);
         self
     }
 

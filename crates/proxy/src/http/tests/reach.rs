@@ -1,0 +1,141 @@
+//! Endpoints that cannot be connected to get nothing, cost nobody a request, and come back.
+
+use std::net::SocketAddr;
+
+use futures_util::future::join_all;
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::*;
+
+const NO_RETRIES: RetryBudget = RetryBudget {
+    percent: 0.0,
+    min_concurrent: 0,
+};
+
+/// An address where nobody listens.
+async fn dead() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[test]
+fn no_request_is_lost_to_endpoints_that_are_gone() {
+    for protocol in [HttpProtocol::Http1, HttpProtocol::Http2] {
+        local(async {
+            let origin = match protocol {
+                HttpProtocol::Http2 => Origin::h2(|request| Answer::ok(&request.body)).await,
+                _ => Origin::h1(|request| Answer::ok(&request.body)).await,
+            };
+            let hop = Hop::to(&origin)
+                .and_address(dead().await)
+                .and_address(dead().await)
+                .protocol(protocol)
+                .cluster(|cluster| cluster.retry_budget = Some(NO_RETRIES))
+                .start()
+                .await;
+            // Many at once: those that meet a dead one together have no budget to share either.
+            let many = (0..20).map(async |_| {
+                let mut client = hop.h2().await;
+                for _ in 0..5 {
+                    let answered = client.send(post("/", "x")).await.unwrap();
+                    assert_eq!(answered.status, StatusCode::OK);
+                }
+            });
+            join_all(many).await;
+            assert_eq!(origin.requests(), 100);
+        });
+    }
+}
+
+#[test]
+fn each_is_met_by_one_request_and_no_more() {
+    local(async {
+        let origin = Origin::h1(|_| Answer::ok(b"")).await;
+        let hop = Hop::to(&origin)
+            .and_address(dead().await)
+            .and_address(dead().await)
+            .protocol(HttpProtocol::Http1)
+            .retry(RetryPolicy {
+                retries: 0,
+                ..retry_policy(&[])
+            })
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        let mut failed = 0;
+        // Long enough for several pauses to pass.
+        for _ in 0..100 {
+            let answered = client.send(get("/")).await.unwrap();
+            failed += u32::from(answered.status != StatusCode::OK);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(failed, 2);
+    });
+}
+
+#[test]
+fn the_last_one_is_used_whatever_is_known_of_it() {
+    local(async {
+        let address = dead().await;
+        let hop = Hop::to_address(address)
+            .and_address(dead().await)
+            .protocol(HttpProtocol::Http1)
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        for _ in 0..3 {
+            let answered = client.send(get("/")).await.unwrap();
+            assert_eq!(answered.status, StatusCode::SERVICE_UNAVAILABLE);
+            let said = String::from_utf8_lossy(&answered.body).into_owned();
+            assert!(said.contains("connect"), "{said}");
+        }
+        // Both are out and in their pauses; a request finds at once that one is there again.
+        let _other = answering(address).await;
+        let answered = client.send(get("/")).await.unwrap();
+        assert_eq!(answered.status, StatusCode::OK);
+    });
+}
+
+#[test]
+fn one_that_listens_again_is_used_again() {
+    local(async {
+        let origin = Origin::h1(|_| Answer::ok(b"first")).await;
+        let address = dead().await;
+        let hop = Hop::to(&origin)
+            .and_address(address)
+            .protocol(HttpProtocol::Http1)
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        for _ in 0..20 {
+            let answered = client.send(get("/")).await.unwrap();
+            assert_eq!(&answered.body[..], b"first");
+        }
+        let _second = answering(address).await;
+        loop {
+            let answered = client.send(get("/")).await.unwrap();
+            assert_eq!(answered.status, StatusCode::OK);
+            if &answered.body[..] == b"second" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+/// A server at `address` that says `second` to each connection.
+async fn answering(address: SocketAddr) -> JoinHandle<()> {
+    let listener = TcpListener::bind(address).await.unwrap();
+    spawn_local(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            spawn_local(async move {
+                // One that is only looked at says nothing.
+                let mut said = [0; 1_024];
+                while let Ok(1..) = io.read(&mut said).await {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecond";
+                    io.write_all(answer).await.unwrap();
+                }
+            });
+        }
+    })
+}

@@ -1,0 +1,141 @@
+//! Endpoints that cannot be connected to: the balancer leaves them out until a connection to them is made again.
+//!
+//! Ejection ([`crate::eject`]) judges answers, is the user's to configure and off by default. This needs no judgement: what
+//! is sent to an address where nobody listens costs a retry and gets nothing. gRPC and linkerd balance over connections that
+//! are ready, with the same effect. An endpoint that has gone is so forgotten at the first failure, also while the control
+//! plane, which would take it off the list, is away.
+//!
+//! No request is spent on finding out whether it is back. A request that could have gone there starts a connection in the
+//! background ([`crate::upstream::pick`]), no more often than the back-off allows. Where no other endpoint is left,
+//! unreachable ones are used as if nothing were known: the failure of a connection says more than that of a balancer.
+//!
+//! Pure: time is milliseconds of the cluster's own clock.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// The first pause, as linkerd's. A server that restarts is back within a few of them.
+const BASE: u64 = 100;
+/// The longest: one connection per proxy that wants to send there. gRPC waits for up to two minutes, which is long for
+/// servers that are scheduled in seconds.
+const LONGEST: u64 = 5_000;
+
+/// Whether one endpoint can be connected to, as far as this proxy knows.
+#[derive(Debug, Default)]
+pub struct Reach {
+    /// Connections in a row that failed; 0 while nothing speaks against it.
+    failures: AtomicU32,
+    /// When the next may be tried.
+    again: AtomicU64,
+}
+
+impl Reach {
+    /// Whether the balancer leaves it out.
+    pub fn is_out(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) != 0
+    }
+
+    /// A connection for a request failed at `now`. True if nothing spoke against it before; the many that fail with the first
+    /// are one failure.
+    pub fn failed(&self, now: u64, random: u64) -> bool {
+        let first = self
+            .failures
+            .compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
+        if first {
+            self.again.store(now + pause(0, random), Ordering::Relaxed);
+        }
+        first
+    }
+
+    /// A connection that was claimed failed at `now`.
+    pub fn failed_again(&self, now: u64, random: u64) {
+        // Zero: another connection was made meanwhile, and that is newer.
+        let counted =
+            self.failures
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |failures| {
+                    (failures != 0).then(|| failures.saturating_add(1))
+                });
+        if let Ok(before) = counted {
+            self.again
+                .store(now + pause(before, random), Ordering::Relaxed);
+        }
+    }
+
+    /// A connection was made. True if it was out before.
+    pub fn succeeded(&self) -> bool {
+        // Looked at first: a write for each connection would bounce the cache line between workers.
+        self.is_out() && self.failures.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Whether it is time to try again at `now`. True for one caller, who tells the outcome within `limit` milliseconds;
+    /// afterwards another may try.
+    pub fn claim(&self, now: u64, limit: u64) -> bool {
+        let again = self.again.load(Ordering::Relaxed);
+        self.is_out()
+            && now >= again
+            && self
+                .again
+                .compare_exchange(again, now + limit, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
+
+/// Doubles with each failure; a random half of it is left away, so that many proxies do not come back at once.
+fn pause(failures: u32, random: u64) -> u64 {
+    let whole = BASE
+        .checked_shl(failures.min(16))
+        .unwrap_or(LONGEST)
+        .min(LONGEST);
+    whole - random % (whole / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_out_from_the_first_failure_until_a_connection() {
+        let reach = Reach::default();
+        assert!(!reach.is_out() && !reach.succeeded());
+        assert!(reach.failed(1_000, 0));
+        assert!(!reach.failed(1_000, 0), "one of those that failed together");
+        assert!(reach.is_out());
+        assert!(reach.succeeded() && !reach.is_out());
+        assert!(!reach.succeeded());
+    }
+
+    #[test]
+    fn one_at_a_time_tries_again_and_ever_less_often() {
+        let reach = Reach::default();
+        reach.failed(1_000, 0);
+        assert!(!reach.claim(1_099, 10_000));
+        assert!(reach.claim(1_100, 10_000));
+        assert!(!reach.claim(2_000, 10_000), "one is under way");
+        assert!(reach.claim(11_100, 10_000), "and was never heard of again");
+        let mut now = 20_000;
+        for expected in [200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+            reach.failed_again(now, 0);
+            assert!(!reach.claim(now + expected - 1, 10));
+            now += expected;
+            assert!(reach.claim(now, 10), "{expected}");
+        }
+    }
+
+    #[test]
+    fn a_late_failure_does_not_take_back_a_connection() {
+        let reach = Reach::default();
+        reach.failed(0, 0);
+        assert!(reach.claim(200, 10_000));
+        assert!(reach.succeeded());
+        reach.failed_again(300, 0);
+        assert!(!reach.is_out() && !reach.claim(60_000, 10));
+    }
+
+    #[test]
+    fn pauses_stay_between_a_half_and_the_whole() {
+        for random in [0, 1, 49, 50, 51, u64::MAX] {
+            assert!((51..=100).contains(&pause(0, random)), "{random}");
+            assert!((2_501..=5_000).contains(&pause(u32::MAX, random)));
+        }
+    }
+}
