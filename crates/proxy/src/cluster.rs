@@ -20,6 +20,7 @@ use crate::balance::{self, EndpointSet, LeftOut};
 use crate::breaker::Breaker;
 use crate::eject;
 use crate::error::Error;
+use crate::reach::Reach;
 
 mod endpoint;
 
@@ -57,7 +58,7 @@ struct Shared {
     ejected: AtomicU32,
     /// Ejections so far.
     ejections: AtomicU64,
-    /// Endpoints that cannot be connected to: while 0, nobody looks for them.
+    /// Endpoints that cannot be connected to or leave: while 0, nobody looks for them.
     unreachable: AtomicU32,
     arrived: tokio::sync::watch::Sender<bool>,
     originals: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
@@ -311,16 +312,29 @@ impl Cluster {
 
     /// No connection to `endpoint` could be made: it is left out until one can.
     pub fn connect_failed(&self, endpoint: &Endpoint) {
+        if self.leave_out(endpoint, |reach| {
+            reach.failed(self.now(), balance::random())
+        }) {
+            tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint cannot be connected to");
+        }
+    }
+
+    /// The peer at `endpoint` has said that it leaves.
+    pub fn leaves(&self, endpoint: &Endpoint) {
+        if self.leave_out(endpoint, |reach| reach.leaves(self.now())) {
+            tracing::debug!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint leaves");
+        }
+    }
+
+    fn leave_out(&self, endpoint: &Endpoint, mark: impl FnOnce(&Reach) -> bool) -> bool {
         let set = self.shared.endpoints.load();
         // Original destinations, those that are gone by now, and one that is alone: there is nothing to leave it out of.
         if set.len() < 2 || set.all().all(|other| other.id != endpoint.id) {
-            return;
+            return false;
         }
-        let first = endpoint.reach.failed(self.now(), balance::random());
+        let first = mark(&endpoint.reach);
         self.count_unreachable(&set);
-        if first {
-            tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint cannot be connected to");
-        }
+        first
     }
 
     /// An endpoint of [`Cluster::to_try_again`] cannot be connected to yet.

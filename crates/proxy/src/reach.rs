@@ -1,9 +1,13 @@
-//! Endpoints that cannot be connected to: the balancer leaves them out until a connection to them is made again.
+//! Endpoints that cannot be connected to, or have said that they leave: the balancer leaves them out until a connection to
+//! them is made again.
 //!
 //! Ejection ([`crate::eject`]) judges answers, is the user's to configure and off by default. This needs no judgement: what
 //! is sent to an address where nobody listens costs a retry and gets nothing. gRPC and linkerd balance over connections that
 //! are ready, with the same effect. An endpoint that has gone is so forgotten at the first failure, also while the control
 //! plane, which would take it off the list, is away.
+//!
+//! A peer of the mesh whose Pod is being deleted tells with a GOAWAY (`departure.rs`), and takes connections until it has
+//! gone: it gets nothing new for a while, whatever the control plane has said by then.
 //!
 //! No request is spent on finding out whether it is back. A request that could have gone there starts a connection in the
 //! background ([`crate::upstream::pick`]), no more often than the back-off allows. Where no other endpoint is left,
@@ -18,6 +22,9 @@ const BASE: u64 = 100;
 /// The longest: one connection per proxy that wants to send there. gRPC waits for up to two minutes, which is long for
 /// servers that are scheduled in seconds.
 const LONGEST: u64 = 5_000;
+
+/// A peer that has said that it leaves is looked at after this time: it has gone, or stayed after all.
+const LEAVING: u64 = 10_000;
 
 /// Whether one endpoint can be connected to, as far as this proxy knows.
 #[derive(Debug, Default)]
@@ -45,6 +52,12 @@ impl Reach {
             self.again.store(now + pause(0, random), Ordering::Relaxed);
         }
         first
+    }
+
+    /// The peer said at `now` that it leaves. True if nothing spoke against it before.
+    pub fn leaves(&self, now: u64) -> bool {
+        self.again.store(now + LEAVING, Ordering::Relaxed);
+        self.failures.swap(1, Ordering::Relaxed) == 0
     }
 
     /// A connection that was claimed failed at `now`.
@@ -119,6 +132,14 @@ mod tests {
             now += expected;
             assert!(reach.claim(now, 10), "{expected}");
         }
+    }
+
+    #[test]
+    fn who_leaves_is_out_for_a_while() {
+        let reach = Reach::default();
+        assert!(reach.leaves(1_000) && !reach.leaves(2_000));
+        assert!(reach.is_out() && !reach.claim(11_999, 10));
+        assert!(reach.claim(12_000, 10));
     }
 
     #[test]

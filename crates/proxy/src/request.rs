@@ -85,12 +85,15 @@ pub async fn run(
 pub struct HandBack;
 
 /// The caller's sidecar holds the policy and the budget of retries and may know another endpoint, so what the application
-/// refused is refused to it as well. What has been repeated here already gets an answer, which is final: tries add up, they do not
+/// refused, or was not there to take, is refused to it as well. What has been repeated here already gets an answer, which is final: tries add up, they do not
 /// multiply.
 fn hands_back(conn: &Connection, error: &Error, record: &RequestRecord) -> bool {
     conn.direction == Way::Inbound
         && conn.is_mesh_peer()
-        && error.retry_class() == RetryClass::Refused
+        && matches!(
+            error.retry_class(),
+            RetryClass::Refused | RetryClass::ConnectFailure
+        )
         && record.tries <= 1
 }
 

@@ -22,7 +22,7 @@ const DEFAULT_MAX: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     policy: Option<&'a RetryPolicy>,
-    /// What the application refuses is handed back to a caller that repeats it.
+    /// What the application refuses, or is not there to take, is handed back to a caller that repeats it.
     hands_back: bool,
 }
 
@@ -64,6 +64,9 @@ impl<'a> Plan<'a> {
         match (self.policy, result) {
             (None, Ok(_)) => false,
             (None, Err(Error::Refused(Refusal::Stream))) => !self.hands_back,
+            (None, Err(error)) if error.retry_class() == RetryClass::ConnectFailure => {
+                !self.hands_back
+            }
             (None, Err(error)) => is_safe(method, error.retry_class()),
             (Some(policy), Ok(response)) => policy
                 .on

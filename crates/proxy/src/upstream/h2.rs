@@ -46,7 +46,10 @@ pub async fn send(
     for _ in 0..STALE_CONNECTIONS {
         let mut slot = pool.slot(worker, target).await?;
         // A connection that was told to go away says so here, before anything is sent.
-        if poll_fn(|cx| slot.send.poll_ready(cx)).await.is_err() {
+        if let Err(error) = poll_fn(|cx| slot.send.poll_ready(cx)).await {
+            if target.is_mesh() && is_farewell(&error) {
+                target.cluster.leaves(target.endpoint);
+            }
             slot.retire_connection();
             continue;
         }
@@ -173,6 +176,11 @@ fn poll_head(
         interim.push(head);
     }
     Pin::new(response).poll(cx)
+}
+
+/// Whether the peer has asked with a GOAWAY to be left alone, and nothing is wrong (RFC 9113 section 6.8).
+fn is_farewell(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
 }
 
 /// What an error before the response's head says about how far the request got.

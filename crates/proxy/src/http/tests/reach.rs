@@ -123,6 +123,52 @@ fn one_that_listens_again_is_used_again() {
     });
 }
 
+#[test]
+fn a_peer_that_leaves_gets_nothing_new() {
+    local(async {
+        let mut domain = Domain::new();
+        let web = domain.identity("spiffe://cluster.local/ns/shop/sa/web");
+        let first = Origin::mesh(&web, |_| Answer::ok(b"")).await;
+        let second = Origin::mesh(&web, |_| Answer::ok(b"")).await;
+        let client = domain.identity("spiffe://cluster.local/ns/shop/sa/client");
+        let hop = Hop::to(&first)
+            .and(&second)
+            .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        first.goaway_after(3);
+        for _ in 0..60 {
+            let answered = client.send(get("/")).await.unwrap();
+            assert_eq!(answered.status, StatusCode::OK);
+        }
+        assert_eq!((first.requests(), first.connections()), (3, 1));
+        assert_eq!(second.requests(), 57);
+    });
+}
+
+#[test]
+fn an_application_that_is_not_there_is_left_to_the_caller() {
+    local(async {
+        let mut domain = Domain::new();
+        let web = domain.identity("spiffe://cluster.local/ns/shop/sa/web");
+        let beside = meshed_at(&web, dead().await).await;
+        let other = Origin::mesh(&web, |_| Answer::ok(b"other")).await;
+        let client = domain.identity("spiffe://cluster.local/ns/shop/sa/client");
+        let hop = Hop::to_address(beside.address())
+            .and(&other)
+            .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        for _ in 0..10 {
+            let answered = client.send(post("/", "x")).await.unwrap();
+            assert_eq!(answered.status, StatusCode::OK);
+            assert_eq!(&answered.body[..], b"other");
+        }
+    });
+}
+
 /// A server at `address` that says `second` to each connection.
 async fn answering(address: SocketAddr) -> JoinHandle<()> {
     let listener = TcpListener::bind(address).await.unwrap();

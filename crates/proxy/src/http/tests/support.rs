@@ -376,20 +376,25 @@ impl Hop {
 
 /// The proxy as an explicit inbound listener in front of an application.
 pub async fn beside(application: &Origin, rbac: Vec<Rbac>) -> Running {
-    inbound(application, rbac, None).await
+    inbound(application.address, rbac, None).await
 }
 
 /// The same for peers of the mesh only.
 pub async fn meshed(identity: &Arc<Identity>, application: &Origin) -> Running {
+    meshed_at(identity, application.address).await
+}
+
+/// The same, whatever is or is not at `application`.
+pub async fn meshed_at(identity: &Arc<Identity>, application: SocketAddr) -> Running {
     inbound(application, Vec::new(), Some(identity.clone())).await
 }
 
 async fn inbound(
-    application: &Origin,
+    application: SocketAddr,
     rbac: Vec<Rbac>,
     identity: Option<Arc<Identity>>,
 ) -> Running {
-    let port = application.address.port();
+    let port = application.port();
     let workload = || CertificateSource::ProviderInstance("workload".into());
     let tls = identity.as_ref().map(|_| ServerTls {
         certificate: workload(),

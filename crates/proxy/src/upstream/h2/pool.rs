@@ -10,6 +10,7 @@ use h2::RecvStream;
 use h2::client::{Builder, Connection, SendRequest};
 
 use super::drive::drive;
+use super::is_farewell;
 use super::reset::{Abandoned, Resets};
 use crate::breaker::{Kind, Permit};
 use crate::cluster::{Cluster, Endpoint};
@@ -127,12 +128,13 @@ impl Shared {
         }
     }
 
-    /// Whether the peer has said that it takes no more streams.
-    fn is_leaving(&self) -> bool {
+    /// Why the connection takes no more streams, if so.
+    fn refusal(&self) -> Option<h2::Error> {
         let cx = &mut Context::from_waker(Waker::noop());
-        let mut send = self.send.borrow_mut();
-        let ready = send.as_mut().map(|send| send.poll_ready(cx));
-        matches!(ready, Some(Poll::Ready(Err(_))))
+        match self.send.borrow_mut().as_mut()?.poll_ready(cx) {
+            Poll::Ready(Err(error)) => Some(error),
+            Poll::Ready(Ok(())) | Poll::Pending => None,
+        }
     }
 
     fn is_retired(&self) -> bool {
@@ -259,7 +261,7 @@ async fn open(
                 let Some(pool) = shared.pool.upgrade().filter(|pool| !pool.queue.is_empty()) else {
                     return;
                 };
-                if shared.is_leaving() {
+                if shared.refusal().is_some() {
                     shared.retire();
                 }
                 if shared.is_retired() {
@@ -271,6 +273,9 @@ async fn open(
             let is_mesh = Security::of(&cluster, &endpoint).is_mesh();
             drive(connection, &shared, is_mesh, cluster.idle_timeout(), attend).await;
             drop(permit);
+            if is_mesh && shared.refusal().as_ref().is_some_and(is_farewell) {
+                cluster.leaves(&endpoint);
+            }
             shared.retire();
             attend();
         }
