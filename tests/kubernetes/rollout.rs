@@ -183,7 +183,6 @@ fn a_new_image_of_the_sidecar() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: tests/cluster test --ignored"]
 fn pods_go_while_the_control_plane_is_away() {
     let Some((cluster, _mesh)) = whole_mesh("kubernetes: rollout without control plane") else {
         return;
