@@ -127,6 +127,13 @@ launch_proxy() {
         --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0
 }
 
+# Has etcd forget everything but what is there now.
+compact() {
+    local revision
+    revision=$(inside etcdctl endpoint status --write-out=json | grep -o '"revision":[0-9]*' | cut -d: -f2)
+    inside etcdctl compact "$revision"
+}
+
 # Starts all of them and waits until the cluster works: node Ready, names resolved.
 start_components() {
     launch etcd

@@ -2,7 +2,9 @@
 //! `tests/cluster test [NAME]`, beside a cluster that it starts; each scenario has a namespace for itself.
 
 mod app;
+mod control;
 mod install;
+mod outage;
 mod probes;
 mod rollout;
 mod shop;

@@ -28,7 +28,8 @@ const LOADS: [(&str, &str, u16, f64); 5] = [
     ("unmeshed", "http1", 80, 1.0),
 ];
 
-fn setting(name: &str, default: u32) -> u32 {
+/// A number from the environment.
+pub fn setting(name: &str, default: u32) -> u32 {
     let value = std::env::var(name).ok();
     value.map_or(default, |value| value.parse().unwrap())
 }

@@ -47,7 +47,9 @@ impl Process {
         let mut command = Command::new("nsenter");
         let target = format!("--target={}", self.pid);
         command.args([&target, "--net", "--mount", "--"]);
-        command.env("PATH", "/usr/local/bin");
+        // Ours to find `nsenter`, and the image's for what follows.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/local/bin"));
         command
     }
 
