@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Target;
 use super::connect::{self, Use};
 use super::gate::{Gate, Opener};
-use super::pool::{Lease, Queue, connection_permit};
+use super::pool::{Lease, Queue};
 use crate::body::tunnel::{self, Tunnel};
 use crate::body::{Body, Side};
 use crate::breaker::{Kind, Permit};
@@ -184,14 +184,9 @@ impl Pool {
         cluster: &Arc<Cluster>,
         endpoint: &Arc<Endpoint>,
     ) {
-        if self.queue.opening() >= self.queue.waiting() {
-            return;
-        }
-        let Some(permit) = connection_permit(cluster, self.open.get() + self.queue.opening())
-        else {
+        let Some(permit) = self.queue.begin_opening(cluster, self.open.get(), 1) else {
             return;
         };
-        self.queue.set_opening(self.queue.opening() + 1);
         tokio::task::spawn_local(open(
             self.clone(),
             worker.clone(),
@@ -221,7 +216,7 @@ async fn open(
         Ok((send, driver, connected.permit))
     };
     let opened = opened.await;
-    pool.queue.set_opening(pool.queue.opening() - 1);
+    pool.queue.end_opening();
     let (send, driver, permit) = match opened {
         Ok(opened) => opened,
         Err(error) => return pool.queue.fail(&error),

@@ -69,8 +69,25 @@ impl<T> Queue<T> {
         self.opening.get()
     }
 
-    pub fn set_opening(&self, opening: usize) {
-        self.opening.set(opening);
+    /// A place for one more connection, if those being opened, with room for `each`, are not enough for those who wait, and the
+    /// cluster's limits allow. `held` are open. [`Queue::end_opening`] says when it is open or will not be.
+    pub fn begin_opening(
+        &self,
+        cluster: &Arc<Cluster>,
+        held: usize,
+        each: usize,
+    ) -> Option<Permit> {
+        let opening = self.opening();
+        if opening * each >= self.waiting() {
+            return None;
+        }
+        let permit = connection_permit(cluster, held + opening)?;
+        self.opening.set(opening + 1);
+        Some(permit)
+    }
+
+    pub fn end_opening(&self) {
+        self.opening.set(self.opening() - 1);
     }
 
     /// Takes a place in the queue.

@@ -17,7 +17,7 @@ use crate::cluster::{Cluster, Endpoint};
 use crate::error::Error;
 use crate::http::h2 as settings;
 use crate::upstream::connect::{self, Use};
-use crate::upstream::pool::{Queue, connection_permit};
+use crate::upstream::pool::Queue;
 use crate::upstream::tls::Security;
 use crate::upstream::{Io, Target};
 use crate::worker::Worker;
@@ -209,15 +209,10 @@ impl Pool {
             limit => limit,
         };
         let streams = limits.max_concurrent_streams.min(requests);
-        let per_connection = (streams as usize).clamp(1, INITIAL_STREAMS);
-        if self.queue.opening() * per_connection >= self.queue.waiting() {
-            return;
-        }
-        let Some(permit) = connection_permit(cluster, self.connections() + self.queue.opening())
-        else {
+        let each = (streams as usize).clamp(1, INITIAL_STREAMS);
+        let Some(permit) = self.queue.begin_opening(cluster, self.connections(), each) else {
             return;
         };
-        self.queue.set_opening(self.queue.opening() + 1);
         tokio::task::spawn_local(open(
             self.clone(),
             worker.clone(),
@@ -249,7 +244,7 @@ async fn open(
     permit: Permit,
 ) {
     let opened = establish(&pool, &worker, &cluster, &endpoint, permit).await;
-    pool.queue.set_opening(pool.queue.opening() - 1);
+    pool.queue.end_opening();
     match opened {
         Err(error) => pool.queue.fail(&error),
         Ok((shared, connection, permit)) => {
