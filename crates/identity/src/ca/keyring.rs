@@ -21,7 +21,8 @@ use crate::pod_record::PodRecord;
 
 /// Shortest certificate that is signed: X.509 times have whole seconds.
 pub const MIN_TTL: Duration = Duration::from_secs(1);
-/// A verifier's clock may be behind the signer's: certificates begin this much earlier, but at most a tenth of their life.
+/// A verifier's clock may be behind the signer's: certificates begin this much earlier, but at most a tenth of their life. It may
+/// be ahead as much: a root is not used so shortly before its end, if there is another.
 const BACKDATE: Duration = Duration::from_secs(300);
 
 /// See the module. Cheap to clone.
@@ -149,18 +150,16 @@ impl KeyRing {
     ) -> Result<Issued, Error> {
         let request = leaf::read_request(csr_pem, id)?;
         let names = (pod, Vec::new());
-        self.issue(
-            &request.public_key,
-            id,
-            names,
-            ttl,
-            &self.state.phase.signer(),
-            now,
-        )
+        let signer = self.lasting(&self.state.phase.signer(), now)?;
+        if signer.not_after() <= now {
+            let reason = format!("{} has expired: nothing can be signed", signer.name());
+            return Err(Error::Certificate(reason));
+        }
+        self.issue(&request.public_key, id, names, ttl, signer, now)
     }
 
     /// The control plane's own certificate: `id` and the names by which proxies dial it. During a rotation it stays on the old
-    /// root to the end, because a proxy that was away knows only that one.
+    /// root to the end, because a proxy that was away knows only that one; but not beyond that root's own end.
     pub fn server_certificate(
         &self,
         id: &SpiffeId,
@@ -172,8 +171,8 @@ impl KeyRing {
         let request = leaf::read_request(csr.as_str(), id)?;
         let names = names.iter().map(|name| leaf::server_name(name));
         let names = (None, names.collect::<Result<Vec<_>, _>>()?);
-        let oldest = self.state.phase.oldest();
-        let issued = self.issue(&request.public_key, id, names, ttl, &oldest, now)?;
+        let signer = self.lasting(&self.state.phase.oldest(), now)?;
+        let issued = self.issue(&request.public_key, id, names, ttl, signer, now)?;
         WorkloadCertificate::from_pem(&issued.chain_pem(), key.as_str())
     }
 
@@ -195,7 +194,7 @@ impl KeyRing {
         id: &SpiffeId,
         (pod, more_names): (Option<&PodRecord>, Vec<SanType>),
         ttl: Duration,
-        signer: &str,
+        root: &Root,
         now: SystemTime,
     ) -> Result<Issued, Error> {
         if id.trust_domain() != self.trust_domain.as_str() {
@@ -211,7 +210,6 @@ impl KeyRing {
                 MIN_TTL.as_secs()
             )));
         }
-        let root = self.root(signer)?;
         let not_after = (now + ttl).min(root.not_after());
         let not_before = now - (ttl / 10).min(BACKDATE);
         let params = leaf::params(id, pod, more_names, not_before, not_after)?;
@@ -258,6 +256,8 @@ impl KeyRing {
             return Err(Error::Rotation("no root has been added".to_owned()));
         };
         let last_old_leaf = now + Duration::from_secs(self.state.longest_ttl_seconds);
+        // No leaf outlives what signed it.
+        let last_old_leaf = last_old_leaf.min(self.root(old)?.not_after());
         let phase = Phase::Switched {
             old: old.clone(),
             new: new.clone(),
@@ -297,6 +297,18 @@ impl KeyRing {
             ..self.state.clone()
         };
         Self::with(&self.trust_domain, state, roots)
+    }
+
+    /// The root of that name; the newest, if that name's is about to end: those who do not know the newest yet would refuse what
+    /// has expired too.
+    fn lasting(&self, name: &str, now: SystemTime) -> Result<&Root, Error> {
+        let wanted = self.root(name)?;
+        let lasts = |root: &&Root| root.not_after() > now + BACKDATE;
+        let newest = self.roots.last().map(AsRef::as_ref);
+        Ok(match lasts(&wanted) {
+            true => wanted,
+            false => newest.filter(lasts).unwrap_or(wanted),
+        })
     }
 
     fn root(&self, name: &str) -> Result<&Root, Error> {

@@ -28,6 +28,7 @@ pub(super) struct Root {
     /// The certificate that signs.
     pem: String,
     key_pem: String,
+    /// When the first of the certificates that are sent expires.
     not_after: SystemTime,
     issuer: Issuer<'static, KeyPair>,
     /// What goes with each leaf, PEM: nothing for a root that signs itself.
@@ -100,7 +101,7 @@ impl Root {
         let wrong = |part: &str, reason: String| Error::state(&format!("{name}.{part}"), reason);
         let der = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|e| wrong("crt.pem", e.to_string()))?;
-        let not_after = not_after(&der).map_err(|reason| wrong("crt.pem", reason))?;
+        let mut ends = not_after(&der).map_err(|reason| wrong("crt.pem", reason))?;
         let key = KeyPair::from_pem(&key_pem).map_err(|e| wrong("key.pem", e.to_string()))?;
         let issuer =
             Issuer::from_ca_cert_der(&der, key).map_err(|e| wrong("crt.pem", e.to_string()))?;
@@ -112,6 +113,10 @@ impl Root {
                 let sent = CertificateDer::pem_slice_iter(chain.as_bytes())
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|e| wrong("chain.pem", e.to_string()))?;
+                for der in &sent {
+                    let end = not_after(der).map_err(|reason| wrong("chain.pem", reason))?;
+                    ends = ends.min(end);
+                }
                 let block = |der: &CertificateDer<'_>| pem_block("CERTIFICATE", der);
                 (sent.iter().map(block).collect(), anchors)
             }
@@ -120,7 +125,7 @@ impl Root {
             name,
             pem,
             key_pem,
-            not_after,
+            not_after: ends,
             issuer,
             intermediates,
             anchors,

@@ -284,6 +284,14 @@ fn the_pod_is_in_the_certificate_and_nothing_else_changes() {
 
 /// What `openssl` and Istio's Makefile make: a root, an intermediate under it, and the four files.
 fn plugged(domain: &TrustDomain) -> (BTreeMap<&'static str, String>, rcgen::KeyPair) {
+    plugged_until(domain, None)
+}
+
+/// The intermediate ends then.
+fn plugged_until(
+    domain: &TrustDomain,
+    end: Option<SystemTime>,
+) -> (BTreeMap<&'static str, String>, rcgen::KeyPair) {
     let authority = |name: &str, path: u8| {
         let mut params = CertificateParams::default();
         params
@@ -301,7 +309,11 @@ fn plugged(domain: &TrustDomain) -> (BTreeMap<&'static str, String>, rcgen::KeyP
     let root = params.self_signed(&root_key).unwrap();
     let issuer = rcgen::Issuer::new(params, root_key);
     let name = format!("mesh {domain}");
-    let intermediate = authority(&name, 0).signed_by(&key, &issuer).unwrap();
+    let mut params = authority(&name, 0);
+    if let Some(end) = end {
+        params.not_after = end.into();
+    }
+    let intermediate = params.signed_by(&key, &issuer).unwrap();
     let files = BTreeMap::from([
         ("ca-cert.pem", intermediate.pem()),
         ("ca-key.pem", key.serialize_pem()),
@@ -350,6 +362,41 @@ fn a_plugged_in_intermediate_signs_and_its_chain_goes_with_the_leaf() {
         over.roots(),
         &Roots::from_pem(others["root-cert.pem"].as_bytes()).unwrap()
     );
+}
+
+#[test]
+fn an_intermediate_is_not_used_beyond_its_end() {
+    let now = SystemTime::now();
+    let (files, _) = plugged_until(&domain(), Some(now + HOUR));
+    let plugin = read_plugin(&files).unwrap();
+    let ring = KeyRing::create(&domain(), Some(&plugin), now).unwrap();
+    let ring = ring.record_ttl(24 * HOUR).unwrap();
+    let signs = |ring: &KeyRing, at| {
+        let issued = ring.sign(csr("cart").as_str(), &id("cart"), None, HOUR, at);
+        issued.map(|issued| (issued.root_pem, issued.not_after))
+    };
+    let serves = |ring: &KeyRing, at| {
+        let certificate = ring.server_certificate(&id("control"), &[], HOUR, at);
+        certificate.unwrap().not_after()
+    };
+    let late = now + HOUR - Duration::from_secs(60);
+    assert_eq!(signs(&ring, late).unwrap().0, files["root-cert.pem"]);
+    let refused = signs(&ring, now + HOUR).unwrap_err().to_string();
+    assert!(refused.contains("has expired"), "{refused}");
+
+    // Another one comes in its last hour, and not everybody knows it by its end.
+    let adding = ring.add_root(None, now).unwrap();
+    assert_eq!(signs(&adding, now).unwrap().0, files["root-cert.pem"]);
+    assert!(serves(&adding, now) <= now + HOUR);
+    let (root, end) = signs(&adding, late).unwrap();
+    assert!(root != files["root-cert.pem"] && end > now + HOUR);
+    assert!(serves(&adding, late) > now + HOUR);
+
+    // What it has signed ends with it, so it is not kept for longer.
+    let switched = adding.switch_signer(24 * HOUR, now).unwrap();
+    assert!(switched.phase().old_leaves_end().unwrap() <= now + HOUR);
+    assert!(serves(&switched, late) > now + HOUR);
+    assert!(switched.retire_old(now + HOUR).is_ok());
 }
 
 #[test]
