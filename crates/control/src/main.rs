@@ -5,12 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use tasuki_control::{serve, settings::Settings};
 
-/// kube's own words on each failed try would fill the log while the API server is away; the source says it once.
-const LOG: &str = "info,kube_runtime=error,kube_client=error";
-
 fn main() -> ExitCode {
     let settings = Settings::parse();
-    if let Err(error) = tasuki_runtime::logging::init(LOG, false) {
+    if let Err(error) = tasuki_runtime::logging::init("info", false) {
         eprintln!("tasuki-control: {error}");
         return ExitCode::FAILURE;
     }

@@ -51,18 +51,34 @@ pub fn init(filter: &str, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Unless the filter mentions it, the `h2` crate is heard only in earnest: it warns of single frames, so that a peer could fill the
-/// log.
+/// Unless the filter mentions them, these are heard only in earnest. `h2` warns of single frames, so that a peer could fill the
+/// log. `kube_client` calls each failed try an error, and `kube_runtime` each failed watch a warning: who tries says it once.
+const QUIET: [(&str, &str); 3] = [
+    ("h2", "error"),
+    ("kube_client", "off"),
+    ("kube_runtime", "error"),
+];
+
 fn parse(filter: &str) -> Result<EnvFilter, Error> {
-    let quiet = if filter.contains("h2=") {
-        ""
-    } else {
-        "h2=error,"
-    };
-    EnvFilter::try_new(format!("{quiet}{filter}")).map_err(|e| Error::Filter {
+    EnvFilter::try_new(quietened(filter)).map_err(|e| Error::Filter {
         filter: filter.to_owned(),
         reason: e.to_string(),
     })
+}
+
+fn quietened(filter: &str) -> String {
+    let mentions = |target: &str| {
+        let mut directives = filter.split(',').map(str::trim);
+        directives.any(|directive| {
+            let rest = directive.strip_prefix(target);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['=', ':', '[']))
+        })
+    };
+    let quiet = QUIET.iter().filter(|(target, _)| !mentions(target));
+    let quiet: String = quiet
+        .map(|(target, level)| format!("{target}={level},"))
+        .collect();
+    quiet + filter
 }
 
 /// Replaces the filter of the running process; [`init`] has set up logging before.
@@ -72,4 +88,24 @@ pub fn set_filter(filter: &str) -> Result<(), Error> {
         .get()
         .ok_or_else(|| Error::Init("not set up".to_owned()))?;
     reload(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_quiet_unless_asked_for() {
+        let quiet = "h2=error,kube_client=off,kube_runtime=error,";
+        assert_eq!(quietened("info"), format!("{quiet}info"));
+        assert_eq!(
+            quietened("info,kube_client::client=debug, h2=trace"),
+            "kube_runtime=error,info,kube_client::client=debug, h2=trace"
+        );
+        assert_eq!(
+            quietened("kube_clients=info"),
+            format!("{quiet}kube_clients=info")
+        );
+        assert!(parse("info").is_ok() && parse("no=such=filter").is_err());
+    }
 }
