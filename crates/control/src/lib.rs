@@ -18,4 +18,5 @@ pub mod settings;
 pub mod snapshot;
 pub mod source;
 pub mod timer;
+mod watched;
 pub mod webhook;

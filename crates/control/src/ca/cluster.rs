@@ -30,13 +30,14 @@ pub async fn open(
     };
     let authority = Authority::open_shared(vault, plugin, trust_domain, ttl, &lease).await?;
     let (follower, plugged) = (authority.clone(), authority.clone());
-    let lasting = authority.clone();
+    let (lasting, guarded) = (authority.clone(), authority.clone());
     let (client, namespace) = (client.clone(), namespace.to_owned());
     tokio::spawn(async move {
         tokio::join!(
             follow::authority(follower, client.clone(), &namespace),
             follow::plugin(plugged, client.clone(), &namespace),
             lasting.record_ttl(),
+            guarded.guard(),
         );
     });
     Ok(authority)

@@ -6,8 +6,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Client, Error};
 use tasuki_identity::ca::PlugIn;
 use tasuki_identity::{Error as Reason, TrustDomain};
@@ -15,9 +14,11 @@ use tasuki_kubernetes::names;
 
 use super::Authority;
 use super::vault::kept;
+use crate::source::kubernetes::watch::WATCH_SECONDS;
+use crate::watched::watched;
 
-/// A watch that silently broke is noticed after this.
-pub(super) const WATCH: Duration = Duration::from_secs(30);
+/// A watch that silently broke is noticed after this, and asked for anew a little later.
+pub(super) const WATCH: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
 
 /// Never ends; to be spawned.
 pub async fn authority(authority: Authority, client: Client, namespace: &str) {
@@ -85,10 +86,8 @@ fn read_plugin(secret: Secret, trust_domain: &TrustDomain) -> Result<PlugIn, Str
 
 /// Tells what there is under that name now, and after each change.
 async fn secret(secrets: Api<Secret>, name: &str, mut tell: impl FnMut(Option<Secret>)) {
-    let only = watcher::Config::default()
-        .fields(&format!("metadata.name={name}"))
-        .timeout(u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX));
-    let mut events = std::pin::pin!(watcher(secrets, only).default_backoff());
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = std::pin::pin!(watched(secrets, only));
     let mut listed = None;
     let mut complained = String::new();
     while let Some(event) = events.next().await {

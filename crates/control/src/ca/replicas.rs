@@ -14,6 +14,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tasuki_identity::ca::Phase;
 use tasuki_kubernetes::names;
 use tasuki_xds::model::TrustBundle;
 use tokio::task::JoinHandle;
@@ -104,12 +105,10 @@ impl Member {
         loop {
             ticks.tick().await;
             let bundle = self.authority.bundle();
-            let mut lacking = (self.lacking)(&bundle);
-            lacking.truncate(SHOWN);
-            // Its clients may not have returned yet.
-            if lacking.is_empty() && started.elapsed() < RETURN {
-                lacking.push(format!("clients of {}", self.name));
-            }
+            let lacking = match self.is_awaited() {
+                true => self.lacking(&bundle, started),
+                false => Vec::new(),
+            };
             let report = Report {
                 roots: digests(&bundle),
                 lacking,
@@ -122,6 +121,24 @@ impl Member {
                 (last, silent) = (Some(report), 0);
             }
         }
+    }
+
+    /// Whether anything depends on who trusts the roots: at no other time is it worth looking through all clients.
+    fn is_awaited(&self) -> bool {
+        match self.authority.phase() {
+            Phase::Adding { .. } => true,
+            Phase::Steady { .. } | Phase::Switched { .. } => false,
+        }
+    }
+
+    fn lacking(&self, bundle: &TrustBundle, started: Instant) -> Vec<String> {
+        let mut lacking = (self.lacking)(bundle);
+        lacking.truncate(SHOWN);
+        // Its clients may not have returned yet.
+        if lacking.is_empty() && started.elapsed() < RETURN {
+            lacking.push(format!("clients of {}", self.name));
+        }
+        lacking
     }
 
     async fn write(&self, report: &Report) -> bool {
@@ -156,8 +173,15 @@ impl Member {
         let mut seen = Seen::default();
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle = 0;
         loop {
             ticks.tick().await;
+            idle += 1;
+            // Between rotations only the Leases of those that are gone are looked for.
+            if !self.is_awaited() && idle < CALM {
+                continue;
+            }
+            idle = 0;
             let params = ListParams::default().labels(LABEL);
             let Ok(Ok(list)) = timeout(ANSWER, self.leases.list(&params)).await else {
                 voice.withdraw();

@@ -14,8 +14,7 @@ use futures_util::stream::select;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 use tasuki_identity::Roots;
@@ -26,15 +25,16 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Authority;
 use super::voices::Voice;
 use crate::leader::{Leadership, while_leading};
+use crate::watched::watched;
 
-/// A watch that silently broke is noticed after this, seconds.
-const WATCH: u32 = 60;
 /// Between two writes.
 const SPACING: Duration = Duration::from_millis(20);
 /// For one request to the API server.
 const ANSWER: Duration = Duration::from_secs(10);
 /// After a write that failed in a namespace, and between two in one that somebody else keeps editing.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Characters of why a namespace refuses it: an admission webhook may say what it likes.
+const SHOWN: usize = 160;
 
 /// Keeps them right while this replica leads. Never ends; to be spawned.
 pub async fn keep(client: Client, authority: Authority, leadership: Leadership) {
@@ -62,18 +62,17 @@ async fn follow(client: Client, authority: Authority, voice: Arc<Voice>) {
     voice.withdraw();
     let mut bundles = authority.bundles();
     let maps: Api<ConfigMap> = Api::all(client.clone());
-    let ours = watcher::Config::default()
-        .fields(&format!("metadata.name={}", names::ROOTS_CONFIG_MAP))
-        .timeout(WATCH);
-    let all = watcher::Config::default().timeout(WATCH);
-    let maps = watcher(maps, ours).default_backoff().map(|event| {
+    let ours =
+        watcher::Config::default().fields(&format!("metadata.name={}", names::ROOTS_CONFIG_MAP));
+    let all = watcher::Config::default();
+    let maps = watched(maps, ours).map(|event| {
         seen(event, Seen::Maps, |map| Presence {
             namespace: map.namespace().unwrap_or_default(),
             text: map.data.and_then(|mut data| data.remove(names::ROOTS_KEY)),
         })
     });
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-    let namespaces = watcher(namespaces, all).default_backoff().map(|event| {
+    let namespaces = watched(namespaces, all).map(|event| {
         seen(event, Seen::Namespaces, |namespace| Presence {
             text: namespace
                 .meta()
@@ -90,8 +89,10 @@ async fn follow(client: Client, authority: Authority, voice: Arc<Voice>) {
         let bundle = bundles.borrow_and_update().clone();
         let pem = pem(&bundle);
         let due = desk.due(&pem);
-        if desk.is_complete() && due.is_none() {
-            voice.confirm(&bundle);
+        match desk.lacking(&pem) {
+            Some(lacking) if lacking.is_empty() => voice.confirm(&bundle),
+            Some(lacking) => voice.wait_for(lacking),
+            None => {}
         }
         let (namespace, at) = due.unwrap_or_else(|| (String::new(), free));
         tokio::select! {
@@ -159,6 +160,8 @@ struct Desk {
     maps: Listing,
     /// Not before then.
     later: BTreeMap<String, Instant>,
+    /// Why it could not be written there.
+    refused: BTreeMap<String, String>,
     complained: String,
 }
 
@@ -202,6 +205,29 @@ impl Desk {
         let known = &self.namespaces.known;
         self.later
             .retain(|namespace, _| known.contains_key(namespace));
+        self.refused
+            .retain(|namespace, _| known.contains_key(namespace));
+    }
+
+    /// Where it is not right, those first that refuse it, and why: they may hold up a rotation for ever. `None`: not known yet.
+    fn lacking(&self, pem: &str) -> Option<Vec<String>> {
+        if !self.is_complete() {
+            return None;
+        }
+        let wrong = |namespace: &&String| !self.is_right(namespace, pem);
+        let wrong = self.namespaces.known.keys().filter(wrong);
+        let mut lacking: Vec<_> = wrong
+            .map(|namespace| match self.refused.get(namespace) {
+                Some(reason) => (false, format!("namespace {namespace} ({reason})")),
+                None => (true, format!("namespace {namespace}")),
+            })
+            .collect();
+        lacking.sort();
+        Some(lacking.into_iter().map(|(_, text)| text).collect())
+    }
+
+    fn is_right(&self, namespace: &str, pem: &str) -> bool {
+        self.maps.known.get(namespace).map(String::as_str) == Some(pem)
     }
 
     fn is_complete(&self) -> bool {
@@ -213,8 +239,7 @@ impl Desk {
         if !self.is_complete() {
             return None;
         }
-        let wrong =
-            |namespace: &&String| self.maps.known.get(*namespace).map(String::as_str) != Some(pem);
+        let wrong = |namespace: &&String| !self.is_right(namespace, pem);
         let at = |namespace: &String| self.later.get(namespace).copied();
         let wrong = self.namespaces.known.keys().filter(wrong);
         // Those that have never been written come first.
@@ -230,9 +255,14 @@ impl Desk {
                 // The watch says the same a moment later, unless somebody else has changed it meanwhile.
                 let known = &mut self.maps.known;
                 known.insert(namespace.to_owned(), pem.to_owned());
+                self.refused.remove(namespace);
                 self.complained.clear();
             }
-            Err(reason) => self.complain(&format!("not written in {namespace}"), &reason),
+            Err(reason) => {
+                self.complain(&format!("not written in {namespace}"), &reason);
+                let shown = reason.chars().take(SHOWN).collect();
+                self.refused.insert(namespace.to_owned(), shown);
+            }
         }
     }
 
@@ -271,6 +301,7 @@ mod tests {
             desk.take(Seen::Namespaces(event));
         }
         assert_eq!(due(&desk, "PEM"), None, "it is not known what is there");
+        assert_eq!(desk.lacking("PEM"), None);
         desk.take(Seen::Maps(Event::Init));
         desk.take(Seen::Maps(Event::InitDone));
         desk.take(Seen::Namespaces(Event::Apply(presence("b", Some("")))));
@@ -281,11 +312,14 @@ mod tests {
             Some("b"),
             "one does not stop the others"
         );
+        let lacking = desk.lacking("PEM").unwrap();
+        assert_eq!(lacking, ["namespace a (quota)", "namespace b"]);
         desk.wrote("b", "PEM", Ok(()));
         let (next, at) = desk.due("PEM").unwrap();
         assert_eq!((next.as_str(), at), ("a", Instant::now() + AGAIN));
         desk.wrote("a", "PEM", Ok(()));
         assert_eq!(due(&desk, "PEM"), None);
+        assert_eq!(desk.lacking("PEM"), Some(Vec::new()));
         assert!(due(&desk, "NEW").is_some());
 
         desk.take(Seen::Maps(Event::Apply(presence("b", Some("EDITED")))));

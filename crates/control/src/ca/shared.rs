@@ -9,6 +9,7 @@
 //! | is deleted | goes on; the leader makes it again from memory, so that nobody has to trust anything new | waits while there is a leader, else makes a new authority |
 //! | cannot be read, or is of another trust domain | goes on, says so, and nothing is written over it | ends with an error that names Secret and key |
 //! | is another authority | takes it over, and says loudly that nobody was prepared | uses it |
+//! | is older than it was (etcd was restored from a backup) | goes on; the leader writes what it has back, and without one whoever comes first | uses it, and then what is written back |
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -20,6 +21,8 @@ use tasuki_identity::ca::{KeyRing, PlugIn};
 use tasuki_identity::{Error, TrustDomain};
 use tasuki_kubernetes::names;
 use tasuki_runtime::Backoff;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::vault::{Changes, Kept, Vault, VaultError};
 use super::{Authority, Store, lock};
@@ -29,7 +32,14 @@ pub(super) struct Shared {
     vault: Box<dyn Vault>,
     held: Mutex<Held>,
     plugin: Mutex<Option<PlugIn>>,
+    /// An older version than the known one was seen: told late, or the past has come back.
+    doubts: Notify,
 }
+
+/// For the leader to write back what a restored backup has undone, before others do.
+const LEADERS_TURN: Duration = Duration::from_secs(10);
+/// After the API server did not answer.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What this replica knows of the vault.
 #[derive(Default)]
@@ -39,6 +49,8 @@ struct Held {
     annotations: BTreeMap<String, String>,
     /// Why what is there cannot be used.
     broken: Option<String>,
+    /// The version of the past that has come back: what it holds is not used, and is to be written over.
+    undone: Option<String>,
 }
 
 /// Asked when there is no authority: whether a replica runs that has it in memory.
@@ -74,15 +86,17 @@ impl Authority {
                     }
                 }
             }
-            tokio::time::sleep(backoff.next_delay()).await;
+            sleep(backoff.next_delay()).await;
         };
         let held = Held {
             version: Some(kept.version),
             annotations: kept.annotations,
             broken: None,
+            undone: None,
         };
         let shared = Shared {
             vault,
+            doubts: Notify::new(),
             held: Mutex::new(held),
             // A broken one is reported by whoever follows it, and changes nothing.
             plugin: Mutex::new(plugin.unwrap_or_default()),
@@ -132,12 +146,30 @@ impl Authority {
             let step = |keys: &KeyRing| Ok(keys.record_ttl(ttl).unwrap_or_else(|| keys.clone()));
             if let Err(error) = self.step(step).await {
                 tracing::warn!(%error, "certificates do not live longer yet");
-                tokio::time::sleep(again.next_delay()).await;
+                sleep(again.next_delay()).await;
             }
         }
     }
 
-    /// Leader only: makes a vault that has been deleted again.
+    /// Sees to it that a backup of the cluster's store brings back no authority of the past; never ends, to be spawned.
+    pub(super) async fn guard(&self) {
+        let Some(shared) = self.shared() else { return };
+        loop {
+            shared.doubts.notified().await;
+            while let Err(error) = shared.look_again(self).await {
+                tracing::debug!(%error, "{}", shared.vault.name());
+                sleep(AGAIN).await;
+            }
+            while shared.is_undone() {
+                sleep(LEADERS_TURN).await;
+                if let Err(error) = shared.write_back(self).await {
+                    tracing::warn!(%error, "what a backup has undone is not written back yet");
+                }
+            }
+        }
+    }
+
+    /// Leader only: makes a vault that has been deleted again, and what is in it if a backup has undone it.
     pub(super) async fn restore(&self) -> anyhow::Result<()> {
         match self.shared() {
             Some(shared) => shared.restore(self).await,
@@ -200,7 +232,11 @@ async fn open(
     let Some(longer) = keys.record_ttl(ttl) else {
         return Ok(Some((keys, kept)));
     };
-    let changes = difference(&keys, &longer).map_err(broken)?;
+    let (old, new) = (
+        keys.files().map_err(broken)?,
+        longer.files().map_err(broken)?,
+    );
+    let changes = difference(&old, new);
     let version = Some(kept.version.as_str());
     let kept = vault.change(changes, Changes::new(), version).await;
     Ok(Some((longer, kept.map_err(Opening::Vault)?)))
@@ -223,15 +259,14 @@ fn in_vault(vault: &dyn Vault, error: Error) -> String {
 }
 
 /// What turns the files of one key ring into those of the next.
-fn difference(old: &KeyRing, new: &KeyRing) -> Result<Changes, Error> {
-    let (old, new) = (old.files()?, new.files()?);
+fn difference(old: &BTreeMap<String, String>, new: BTreeMap<String, String>) -> Changes {
     let gone = old.keys().filter(|key| !new.contains_key(*key));
     let mut changes: Changes = gone.map(|key| (key.clone(), None)).collect();
     let written = new
         .into_iter()
         .filter(|(key, text)| old.get(key) != Some(text));
     changes.extend(written.map(|(key, text)| (key, Some(text))));
-    Ok(changes)
+    changes
 }
 
 impl Shared {
@@ -246,11 +281,17 @@ impl Shared {
             if let Some(reason) = &held.broken {
                 bail!("nothing is changed: {reason}");
             }
+            if held.undone.is_some() {
+                bail!(
+                    "nothing is changed before {} is put right",
+                    self.vault.name()
+                );
+            }
             (authority.keys(), held.version.clone())
         };
         let version = version.ok_or_else(|| anyhow!("{} is gone", self.vault.name()))?;
         let next = step(&keys)?;
-        let changes = difference(&keys, &next)?;
+        let changes = difference(&keys.files()?, next.files()?);
         let changed = self.vault.change(changes, Changes::new(), Some(&version));
         match changed.await {
             Ok(kept) => {
@@ -275,6 +316,7 @@ impl Shared {
             held.version = Some(kept.version);
             held.annotations = kept.annotations;
             held.broken = None;
+            held.undone = None;
         }
     }
 
@@ -286,8 +328,15 @@ impl Shared {
             }
             return;
         };
-        if is_older(&kept.version, lock(&self.held).version.as_deref()) {
-            return;
+        {
+            let held = lock(&self.held);
+            if is_older(&kept.version, held.version.as_deref()) {
+                self.doubts.notify_one();
+                return;
+            }
+            if held.undone.as_ref() == Some(&kept.version) {
+                return;
+            }
         }
         match load(&*self.vault, authority.trust_domain(), &kept) {
             Ok(keys) => {
@@ -311,11 +360,71 @@ impl Shared {
                 }
                 held.version = Some(kept.version);
                 held.broken = Some(reason);
+                held.undone = None;
             }
         }
     }
 
+    fn is_undone(&self) -> bool {
+        lock(&self.held).undone.is_some()
+    }
+
+    /// Whether the vault is older than it was, or we were told of it late. To ask it is enough: it answers with nothing older
+    /// than what it has confirmed, unless that has been undone.
+    async fn look_again(&self, authority: &Authority) -> Result<(), VaultError> {
+        let known = lock(&self.held).version.clone();
+        let seen = self.vault.read().await?;
+        match seen {
+            Some(kept) if is_older(&kept.version, known.as_deref()) => {
+                let mut held = lock(&self.held);
+                if held.version == known {
+                    tracing::error!(
+                        version = kept.version,
+                        known,
+                        "{} is older than it was, as after a restored backup; what is in memory goes on and is written back",
+                        self.vault.name()
+                    );
+                    held.version = Some(kept.version.clone());
+                    held.undone = Some(kept.version);
+                }
+            }
+            seen => self.observe(authority, seen),
+        }
+        Ok(())
+    }
+
+    /// Our clients have what is in memory: nobody has to trust anything else for a backup's sake.
+    async fn write_back(&self, authority: &Authority) -> anyhow::Result<()> {
+        let Some(version) = lock(&self.held).undone.clone() else {
+            return Ok(());
+        };
+        let seen = self.vault.read().await?;
+        let past = match seen {
+            Some(kept) if kept.version == version => kept,
+            other => {
+                self.observe(authority, other);
+                return Ok(());
+            }
+        };
+        let keys = authority.keys();
+        let old = match load(&*self.vault, authority.trust_domain(), &past) {
+            Ok(keys) => keys.files()?,
+            Err(_) => BTreeMap::new(),
+        };
+        let changes = difference(&old, keys.files()?);
+        let changed = self.vault.change(changes, Changes::new(), Some(&version));
+        let kept = changed
+            .await
+            .map_err(|error| anyhow!("{}: {error}", self.vault.name()))?;
+        tracing::warn!("{} is again what it was", self.vault.name());
+        self.take(authority, KeyRing::clone(&keys), kept);
+        Ok(())
+    }
+
     async fn restore(&self, authority: &Authority) -> anyhow::Result<()> {
+        if self.is_undone() {
+            return self.write_back(authority).await;
+        }
         if lock(&self.held).version.is_some() {
             return Ok(());
         }
@@ -354,6 +463,12 @@ impl Shared {
         authority: &Authority,
         progress: &Progress,
     ) -> anyhow::Result<()> {
+        if self.is_undone() {
+            bail!(
+                "nothing is reported before {} is put right",
+                self.vault.name()
+            );
+        }
         let text = serde_json::to_string(progress)?;
         let mut annotations = Changes::from([(names::ROTATION_PROGRESS.to_owned(), Some(text))]);
         if progress.done {

@@ -22,8 +22,9 @@ use crate::source::kubernetes::{self as source, watch::WATCH_SECONDS};
 const CONNECT: Duration = Duration::from_secs(5);
 /// To send a request.
 const WRITE: Duration = Duration::from_secs(10);
-/// Longest silence within an answer: watches end before, whatever else takes so long never comes.
-const READ: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
+/// Longest silence within an answer: watches end before, whatever else takes so long never comes. A connection that has died
+/// while it was idle costs whoever takes it as much.
+const READ: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 
 /// # Errors
 /// When it is not known how to reach the API server; one that is only away is waited for.

@@ -14,7 +14,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ use tasuki_xds::model::TrustBundle;
 use crate::ca::Authority;
 use crate::ca::voices::Voice;
 use crate::leader::{Leadership, while_leading};
+use crate::watched::watched;
 
 /// Also without a change: a watch may miss one for as long as it is broken.
 const EVERY: Duration = Duration::from_secs(60);
@@ -48,12 +49,8 @@ async fn follow(client: Client, authority: Authority, voice: Arc<Voice>) {
     let validating: Api<ValidatingWebhookConfiguration> = Api::all(client);
     let ours = || watcher::Config::default().fields(&format!("metadata.name={}", names::CONTROL));
     let changes = futures_util::stream::select(
-        watcher(mutating.clone(), ours())
-            .default_backoff()
-            .map(drop),
-        watcher(validating.clone(), ours())
-            .default_backoff()
-            .map(drop),
+        watched(mutating.clone(), ours()).map(drop),
+        watched(validating.clone(), ours()).map(drop),
     );
     let mut changes = std::pin::pin!(changes);
     loop {

@@ -49,6 +49,12 @@ impl Fake {
         kept.version = version;
     }
 
+    /// As etcd is restored from a backup: the past comes back with its versions.
+    fn roll_back(&self, kept: Kept) {
+        *lock(&self.0.versions) = kept.version.parse().unwrap();
+        *lock(&self.0.secret) = Some(kept);
+    }
+
     async fn try_open(&self, domain: &str) -> anyhow::Result<Authority> {
         let domain = TrustDomain::new(domain).unwrap();
         Authority::open_shared(Box::new(self.clone()), Ok(None), &domain, TTL, self).await
@@ -195,7 +201,7 @@ async fn an_api_server_that_is_away_is_waited_for_and_signing_goes_on() {
     assert!(matches!(a.phase(), Phase::Steady { .. }));
     let late = cluster.clone();
     let waiting = tokio::spawn(async move { late.open().await });
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_secs(60)).await;
     assert!(!waiting.is_finished());
     cluster.0.away.store(false, Ordering::SeqCst);
     assert_eq!(waiting.await.unwrap().roots(), a.roots());
@@ -213,7 +219,7 @@ async fn a_deleted_secret_is_made_again_from_memory() {
     cluster.0.led.store(true, Ordering::SeqCst);
     let late = cluster.clone();
     let waiting = tokio::spawn(async move { late.open().await });
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    sleep(Duration::from_secs(10)).await;
     assert!(!waiting.is_finished() && cluster.seen().is_none());
     a.restore().await.unwrap();
     assert_eq!(waiting.await.unwrap().roots(), roots);
@@ -284,4 +290,80 @@ async fn requests_and_progress_are_annotations() {
     assert_eq!(a.requested().unwrap(), None);
     let b = cluster.open().await;
     assert_eq!(b.progress().unwrap(), Some(progress));
+}
+
+/// Two replicas that have switched to a new root, and what was kept before.
+async fn rotated(cluster: &Fake) -> (Authority, Authority, Kept) {
+    let (a, b) = (cluster.open().await, cluster.open().await);
+    let backup = cluster.seen().unwrap();
+    add_root(&a).await.unwrap();
+    let step = |keys: &KeyRing| keys.switch_signer(TTL, SystemTime::now());
+    a.step(step).await.unwrap();
+    b.observe(cluster.seen());
+    (a, b, backup)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_backup_brings_no_authority_back() {
+    let cluster = Fake::default();
+    let (leader, follower, backup) = rotated(&cluster).await;
+    let (guard, another) = (leader.clone(), follower.clone());
+    tokio::spawn(async move { tokio::join!(guard.guard(), another.guard()) });
+    let (root, past) = (signs(&leader), backup.version.clone());
+    cluster.roll_back(backup);
+    for replica in [&leader, &follower] {
+        replica.observe(cluster.seen());
+    }
+    sleep(AGAIN).await;
+    // It is told again and again, by every new watch.
+    follower.observe(cluster.seen());
+    assert_eq!(
+        (signs(&leader), signs(&follower)),
+        (root.clone(), root.clone())
+    );
+    assert!(add_root(&follower).await.is_err(), "nothing is built on it");
+    leader.restore().await.unwrap();
+    let kept = cluster.seen().unwrap();
+    assert!(kept.version != past);
+    follower.observe(Some(kept));
+    assert_eq!(signs(&cluster.open().await), root);
+    // And they are one again.
+    let end = SystemTime::now() + 2 * TTL;
+    leader.step(|keys| keys.retire_old(end)).await.unwrap();
+    follower.observe(cluster.seen());
+    assert_eq!(follower.roots(), leader.roots());
+    assert!(matches!(follower.phase(), Phase::Steady { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_leader_any_replica_writes_it_back() {
+    let cluster = Fake::default();
+    let (_, follower, backup) = rotated(&cluster).await;
+    let guard = follower.clone();
+    tokio::spawn(async move { guard.guard().await });
+    let root = signs(&follower);
+    cluster.roll_back(backup);
+    // Who starts now knows no better, for a moment.
+    let young = cluster.open().await;
+    assert!(signs(&young) != root);
+    cluster.0.away.store(true, Ordering::SeqCst);
+    follower.observe(cluster.seen());
+    sleep(LEADERS_TURN * 2).await;
+    cluster.0.away.store(false, Ordering::SeqCst);
+    sleep(LEADERS_TURN * 2).await;
+    young.observe(cluster.seen());
+    assert_eq!((signs(&young), signs(&follower)), (root.clone(), root));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_late_is_no_backup() {
+    let cluster = Fake::default();
+    let (leader, follower, backup) = rotated(&cluster).await;
+    let guard = follower.clone();
+    tokio::spawn(async move { guard.guard().await });
+    follower.observe(Some(backup));
+    sleep(AGAIN).await;
+    add_root(&leader).await.unwrap_err();
+    let end = SystemTime::now() + 2 * TTL;
+    follower.step(|keys| keys.retire_old(end)).await.unwrap();
 }

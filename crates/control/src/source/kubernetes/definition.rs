@@ -9,8 +9,9 @@ use tasuki_kubernetes::watched::Watched;
 pub enum Definition {
     /// In this version.
     Served(&'static str),
-    /// It is being deleted: the API server deletes its objects first, one by one.
-    Leaving,
+    /// It is being deleted: the API server deletes its objects first, one by one, and those with finalizers may stay for long. In
+    /// this version they can still be read.
+    Leaving(Option<&'static str>),
     /// There is none, or none in a version that is read.
     Absent,
 }
@@ -64,15 +65,16 @@ pub async fn look(client: &Client, watched: &Watched) -> kube::Result<Definition
 
 impl Declared {
     fn definition(&self, watched: &Watched) -> Definition {
-        if self.metadata.deletion_timestamp.is_some() {
-            return Definition::Leaving;
-        }
         let served = |wanted: &&&str| {
             let mut versions = self.spec.versions.iter();
             versions.any(|version| version.served && version.name == **wanted)
         };
-        let version = watched.versions.iter().find(served);
-        version.map_or(Definition::Absent, |version| Definition::Served(version))
+        let version = watched.versions.iter().find(served).copied();
+        match version {
+            version if self.metadata.deletion_timestamp.is_some() => Definition::Leaving(version),
+            Some(version) => Definition::Served(version),
+            None => Definition::Absent,
+        }
     }
 }
 
@@ -104,6 +106,8 @@ mod tests {
         let old = [("v1alpha3", true), ("v1beta1", true), ("v1", false)];
         assert_eq!(definition(&old, false), Definition::Served("v1beta1"));
         assert_eq!(definition(&[("v9", true)], false), Definition::Absent);
-        assert_eq!(definition(&all, true), Definition::Leaving);
+        assert_eq!(definition(&all, true), Definition::Leaving(Some("v1")));
+        let unread = definition(&[("v9", true)], true);
+        assert_eq!(unread, Definition::Leaving(None));
     }
 }

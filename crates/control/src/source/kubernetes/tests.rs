@@ -155,6 +155,30 @@ async fn a_deleted_kind_takes_nothing_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kind_that_is_stuck_on_its_way_out_keeps_nobody_from_starting() {
+    let server = ApiServer::with_definitions();
+    server.put(policy("guard"));
+    server.stick(Kind::AuthorizationPolicy);
+    server.stick(Kind::Gateway);
+    server.refuse(Kind::Gateway, Some(404));
+    let mut source = Source::of(&server).await;
+    let said = "authorizationpolicies.security.istio.io";
+    let empty = "gateways.networking.istio.io";
+    source
+        .declares(&["authorizationpolicies/shop/guard"], &[said, empty])
+        .await;
+    server.put(policy("new"));
+    server.refuse(Kind::Gateway, None);
+    server.define(Kind::Gateway);
+    server.define(Kind::AuthorizationPolicy);
+    let both = [
+        "authorizationpolicies/shop/guard",
+        "authorizationpolicies/shop/new",
+    ];
+    source.declares(&both, &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_may_no_longer_be_read_is_kept() {
     let server = ApiServer::with_definitions();
     server.put(service("a", 80));

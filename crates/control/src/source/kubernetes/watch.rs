@@ -20,8 +20,8 @@ use super::definition::{Definition, look};
 use super::store::{Change, Trouble};
 use super::wire::{Wire, api_resource};
 
-/// A watch is asked for anew after this many seconds; a connection that has died silently is noticed a little later.
-pub const WATCH_SECONDS: u32 = 60;
+/// A watch is asked for anew after this many seconds; a connection that has died silently is noticed 5 s later, by the watcher.
+pub const WATCH_SECONDS: u32 = 15;
 /// After the first failure, doubled after each further one.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// Nothing is longer out of date than this once the API server is back.
@@ -62,6 +62,8 @@ struct Following {
     streaming: bool,
     trouble: Option<Trouble>,
     failures: u32,
+    /// The store knows what there is, or was.
+    listed: bool,
 }
 
 impl Watch {
@@ -72,6 +74,7 @@ impl Watch {
             streaming: true,
             trouble: None,
             failures: 0,
+            listed: false,
         };
         while following.once().await.is_ok() {}
     }
@@ -84,16 +87,48 @@ impl Following {
             Definition::Served(version) => self.follow(version).await,
             Definition::Absent => {
                 self.trouble = None;
+                self.listed = true;
                 self.tell(Change::Absent).await?;
                 sleep(jittered(LOOK_AGAIN)).await;
                 Ok(())
             }
-            Definition::Leaving => {
+            Definition::Leaving(version) => {
+                if !self.listed && !self.remainder(version).await? {
+                    return Ok(());
+                }
                 self.removed().await?;
                 sleep(jittered(LOOK_AGAIN)).await;
                 Ok(())
             }
         }
+    }
+
+    /// A definition that goes may be stuck for days, and a process that starts meanwhile must not wait for it: what is left of the
+    /// kind now is what it knows. False: it could not be told.
+    async fn remainder(&mut self, version: Option<&str>) -> Result<bool, Unheard> {
+        let Some(version) = version else {
+            self.listed = true;
+            self.tell(Change::Absent).await?;
+            return Ok(true);
+        };
+        let resource = api_resource(&self.watch.watched, version);
+        let api = Api::<Wire>::all_with(self.watch.client.clone(), &resource);
+        let left = match api.list(&ListParams::default()).await {
+            Ok(list) => list.items,
+            Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+            Err(error) => {
+                let trouble = why(&error);
+                self.failed(trouble, &error).await?;
+                return Ok(false);
+            }
+        };
+        self.tell(Change::Begin).await?;
+        for wire in left {
+            self.read(wire, version, Change::Listed).await?;
+        }
+        self.listed = true;
+        self.tell(Change::Complete).await?;
+        Ok(true)
     }
 
     /// Asks until there is an answer.
@@ -102,10 +137,7 @@ impl Following {
             match look(&self.watch.client, &self.watch.watched).await {
                 Ok(definition) => return Ok(definition),
                 Err(error) => {
-                    let trouble = match &error {
-                        kube::Error::Api(status) => refusal(status.code),
-                        _ => Trouble::Unreachable,
-                    };
+                    let trouble = why(&error);
                     self.failed(trouble, &error).await?;
                 }
             }
@@ -157,10 +189,11 @@ impl Following {
             Event::Init => self.tell(Change::Begin).await,
             Event::InitApply(wire) => self.read(wire, version, Change::Listed).await,
             Event::InitDone => {
-                if self.is_leaving().await? {
+                if self.listed && self.is_leaving().await? {
                     return self.removed().await;
                 }
                 self.trouble = None;
+                self.listed = true;
                 self.tell(Change::Complete).await
             }
             Event::Apply(wire) => self.read(wire, version, Change::Applied).await,
@@ -271,6 +304,13 @@ fn next(error: &watcher::Error, streaming: bool) -> Next {
         404 => Next::Anew(Some(refusal(code))),
         400 | 422 if at_start && streaming => Next::NoStreaming,
         _ => Next::GoOn(refusal(code)),
+    }
+}
+
+fn why(error: &kube::Error) -> Trouble {
+    match error {
+        kube::Error::Api(status) => refusal(status.code),
+        _ => Trouble::Unreachable,
     }
 }
 

@@ -75,6 +75,12 @@ impl ApiServer {
         self.state().definitions.insert(watched.full_name(), false);
     }
 
+    /// A definition that is being deleted for as long as somebody's finalizer holds an object.
+    pub fn stick(&self, kind: Kind) {
+        let watched = WATCHED.iter().find(|w| w.kind == kind).unwrap();
+        self.state().definitions.insert(watched.full_name(), true);
+    }
+
     /// As `kubectl delete crd` does: marked, then its objects one by one, then it is gone.
     pub fn undefine(&self, kind: Kind) {
         let watched = WATCHED.iter().find(|w| w.kind == kind).unwrap();
