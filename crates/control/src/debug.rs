@@ -11,6 +11,7 @@ use tasuki_runtime::metrics::expose;
 
 use crate::ads::Clients;
 use crate::catalog::Published;
+use crate::ending::Life;
 use crate::mesh::Mesh;
 
 /// The admin server's routes. Registers `tasuki_xds_clients`, which is counted when it is asked for.
@@ -21,6 +22,7 @@ pub fn routes(
     published: &Arc<Published>,
     clients: &Arc<Clients>,
     registry: &Registry,
+    life: Life,
 ) -> prometheus::Result<Routes> {
     let connected = IntGauge::new("tasuki_xds_clients", "Clients that are connected now.")?;
     registry.register(Box::new(connected.clone()))?;
@@ -29,8 +31,14 @@ pub fn routes(
     let withholding = published.clone();
     let routes = Routes::new()
         // Everything is there before the port is open.
-        .get("/ready", |_| async {
-            Response::text(StatusCode::OK, "ready\n")
+        .get("/ready", move |_| {
+            let ready = life.is_ready();
+            async move {
+                match ready {
+                    true => Response::text(StatusCode::OK, "ready\n"),
+                    false => Response::text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
+                }
+            }
         })
         .get("/live", |_| async {
             Response::text(StatusCode::OK, "live\n")

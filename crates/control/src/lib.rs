@@ -9,6 +9,7 @@ pub mod ca;
 pub mod catalog;
 pub mod debug;
 pub mod departures;
+pub mod ending;
 pub mod leader;
 pub mod limits;
 pub mod mesh;

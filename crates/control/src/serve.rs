@@ -1,6 +1,7 @@
 //! The process: opens the source and the authority, binds the ports, follows changes, ends when told.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +12,7 @@ use tasuki_runtime::signals::Termination;
 use tasuki_runtime::{admin, metrics, open_files};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
@@ -24,6 +26,7 @@ use crate::ca::server_tls::ServerTls;
 use crate::ca::{Authority, CertificateService};
 use crate::catalog::Published;
 use crate::debug::{self, Metrics};
+use crate::ending::{Ending, Life};
 use crate::leader::while_leading;
 use crate::limits::{self, Bound, Refused, StreamLimits};
 use crate::mesh::{Mesh, MeshSettings};
@@ -102,6 +105,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let (ending, life) = Ending::new();
     let mut servers = Servers::bind(
         &settings,
         &authority,
@@ -109,14 +113,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         cluster.as_ref(),
         &published,
         &registry,
+        &life,
     )
     .await?;
     servers.webhook = webhook;
-    let name = servers.run(termination.wait()).await;
-    if let Some(cluster) = cluster {
-        cluster.campaign.release().await;
-    }
-    info!(signal = name, "ended");
+    let work = async {
+        servers.run(life).await;
+        if let Some(cluster) = cluster {
+            cluster.campaign.release().await;
+        }
+    };
+    ending
+        .run(work, &mut termination, settings.drain_delay())
+        .await;
     Ok(())
 }
 
@@ -224,6 +233,7 @@ impl Servers {
         cluster: Option<&Cluster>,
         published: &Arc<Published>,
         registry: &prometheus::Registry,
+        life: &Life,
     ) -> anyhow::Result<Self> {
         let catalog: Arc<dyn Catalog> = published.clone();
         let clients = Arc::new(Clients::new());
@@ -271,7 +281,7 @@ impl Servers {
             plain: bind("--xds", settings.xds).await?,
             tls: bind("--xds-tls", settings.xds_tls).await?,
             admin: bind("--admin", settings.admin).await?,
-            routes: debug::routes(published, &clients, registry)?,
+            routes: debug::routes(published, &clients, registry, life.clone())?,
             server_tls: ServerTls::new(authority.clone(), &names)?,
             ads: Arc::new(AdsService::new(catalog, authenticator, clients, streams)),
             refused,
@@ -299,12 +309,8 @@ impl Servers {
         )
     }
 
-    /// Serves until `end`, then lets requests finish for a moment.
-    async fn run(self, end: impl Future<Output = &'static str>) -> &'static str {
-        let (stop, stopped) = watch::channel(false);
-        let until = |mut stopped: watch::Receiver<bool>| async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        };
+    /// Serves until told to stop, then lets what is under way finish, each port within its bound.
+    async fn run(self, life: Life) {
         let config = self.server_tls.config();
         let bound = connections(open_files::raise_limit());
         let gate = || Gate::new(bound, self.refused.clone());
@@ -322,36 +328,41 @@ impl Servers {
                 .add_service(ads.clone().into_server())
                 .add_service(ca.clone())
         };
-        let plain =
-            router(&self.ads, &self.ca).serve_with_incoming_shutdown(plain, until(stopped.clone()));
-        let tls =
-            router(&self.ads, &self.ca).serve_with_incoming_shutdown(tls, until(stopped.clone()));
-        let webhook = self.webhook.map(|(listener, webhook)| {
-            webhook::serve::serve(listener, config, webhook, until(stopped.clone()))
-        });
-        let admin = admin::serve(self.admin, self.routes, until(stopped));
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move {
-            drop(
-                plain
-                    .await
-                    .inspect_err(|error| warn!(%error, "plaintext xDS")),
-            )
-        });
-        tasks.spawn(
-            async move { drop(tls.await.inspect_err(|error| warn!(%error, "xDS over TLS"))) },
-        );
-        tasks.spawn(admin);
-        if let Some(webhook) = webhook {
-            tasks.spawn(webhook);
+        let router = || router(&self.ads, &self.ca);
+        let plain = router().serve_with_incoming_shutdown(plain, life.clone().stopping());
+        let tls = router().serve_with_incoming_shutdown(tls, life.clone().stopping());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(until_ended("plaintext xDS", life.clone(), plain));
+        tasks.spawn(until_ended("xDS over TLS", life.clone(), tls));
+        let admin = admin::serve(self.admin, self.routes, life.clone().stopping());
+        tasks.spawn(until_ended("admin", life.clone(), async {
+            admin.await;
+            Ok::<_, Infallible>(())
+        }));
+        if let Some((listener, webhook)) = self.webhook {
+            let end = life.clone().stopping();
+            tasks.spawn(webhook::serve::serve(listener, config, webhook, end));
         }
-        let name = end.await;
-        let _ = stop.send(true);
-        let _ =
-            tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+        life.stopping().await;
+        while tasks.join_next().await.is_some() {}
         if let Some(replica) = self.replica {
             replica.leave().await;
         }
-        name
+    }
+}
+
+/// Runs a port until it has ended by itself, or its last streams have been given their time.
+async fn until_ended<E: std::error::Error + Send>(
+    port: &str,
+    life: Life,
+    serving: impl Future<Output = Result<(), E>> + Send,
+) {
+    let late = async {
+        life.stopping().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = serving => drop(ended.inspect_err(|error| warn!(%error, "{port}"))),
+        () = late => {}
     }
 }

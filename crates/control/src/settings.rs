@@ -116,6 +116,10 @@ pub struct Settings {
     #[arg(long, env = "TASUKI_ISTIO_INJECTION_LABEL")]
     pub istio_injection_label: bool,
 
+    /// After SIGTERM, for how long everything is still served while /ready says 503, so that nobody is sent here any more when it stops. [default: 0s; with --kubernetes 5s]
+    #[arg(long, env = "TASUKI_DRAIN_DELAY", value_name = "TIME", value_parser = parse_duration)]
+    pub drain_delay: Option<Duration>,
+
     /// How long a workload certificate is valid; proxies renew at half of it. A MeshSettings object comes before it.
     #[arg(long, env = "TASUKI_CERTIFICATE_TTL", value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_ttl: Duration,
@@ -161,6 +165,15 @@ impl Settings {
         Ok(())
     }
 
+    /// `--drain-delay`; without it, what a cluster needs to take an endpoint out of a Service, and nothing elsewhere.
+    pub fn drain_delay(&self) -> Duration {
+        let default = match self.kubernetes {
+            true => Duration::from_secs(5),
+            false => Duration::ZERO,
+        };
+        self.drain_delay.unwrap_or(default)
+    }
+
     /// The namespace of `--root-namespace`, or where the control plane itself lives in either mode.
     pub fn root_namespace(&self) -> &str {
         let default = if self.kubernetes {
@@ -203,6 +216,7 @@ mod tests {
         assert_eq!(settings.trust_domain, "cluster.local");
         assert_eq!(settings.root_namespace(), "istio-system");
         assert_eq!(settings.certificate_ttl, Duration::from_secs(24 * 3600));
+        assert_eq!(settings.drain_delay(), Duration::ZERO);
         assert_eq!(settings.xds.port(), 15010);
         assert_eq!(settings.xds_tls.port(), 15012);
         assert_eq!(settings.admin.port(), 15014);
@@ -220,6 +234,7 @@ mod tests {
         };
         let settings = parse(&["--kubernetes"]).unwrap();
         assert_eq!(settings.root_namespace(), "tasuki-system");
+        assert_eq!(settings.drain_delay(), Duration::from_secs(5));
         assert_eq!(settings.webhook.to_string(), "0.0.0.0:15017");
         assert!(parse(&[]).is_err());
         assert!(parse(&["--kubernetes", "--config-dir", "/tmp"]).is_err());

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -35,8 +36,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const FIRST_QUESTION: Duration = Duration::from_secs(20);
 /// Then it is ended gently, so that idle ones do not take the places for ever; the API server connects again.
 const LIFE: Duration = Duration::from_secs(600);
-/// For what is under way then.
-const LAST_ANSWERS: Duration = Duration::from_secs(30);
+/// For what is under way then, and when the process ends: longer than a question may take.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 /// For reading a question, and for answering it: the API server waits 10 s by default.
 const QUESTION: Duration = Duration::from_secs(9);
 /// The API server's own bound of a request.
@@ -56,7 +57,7 @@ struct Shared {
     questions: Arc<Places>,
 }
 
-/// Serves until `shutdown` completes.
+/// Serves until `shutdown` completes; then connections are ended gently, and what is under way is answered.
 pub async fn serve(
     listener: TcpListener,
     config: Arc<ArcSwap<ServerConfig>>,
@@ -68,6 +69,8 @@ pub async fn serve(
         questions: Places::new(QUESTIONS),
     });
     let places = Places::new(CONNECTIONS);
+    // Each connection listens for the end, and is gone when it no longer does.
+    let (end, ending) = watch::channel(false);
     let accept = async {
         loop {
             match listener.accept().await {
@@ -82,6 +85,7 @@ pub async fn serve(
                         remote.ip(),
                         config,
                         Arc::clone(&shared),
+                        ending.clone(),
                         place,
                     ));
                 }
@@ -97,6 +101,10 @@ pub async fn serve(
         () = accept => {}
         () = shutdown => {}
     }
+    drop((listener, ending));
+    end.send_replace(true);
+    // Longer than an answer takes only strangers, whose handshakes do not end.
+    let _ = timeout(LAST_ANSWERS, end.closed()).await;
 }
 
 /// The configuration of 15012, where only HTTP/2 is spoken, for both.
@@ -111,6 +119,7 @@ async fn connection(
     peer: IpAddr,
     config: Arc<ServerConfig>,
     shared: Arc<Shared>,
+    mut ending: watch::Receiver<bool>,
     _place: Place,
 ) {
     let stream = match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
@@ -149,7 +158,7 @@ async fn connection(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = silent => return,
-        () = sleep(LIFE) => {
+        () = enough(&mut ending) => {
             connection.as_mut().graceful_shutdown();
             match timeout(LAST_ANSWERS, connection).await {
                 Ok(ended) => ended,
@@ -160,6 +169,12 @@ async fn connection(
     if let Err(error) = ended {
         tracing::debug!(%error, "webhook: connection");
     }
+}
+
+/// The end of a connection's life, or of the process.
+async fn enough(ending: &mut watch::Receiver<bool>) {
+    // An error is the end too.
+    let _ = timeout(LIFE, ending.wait_for(|end| *end)).await;
 }
 
 async fn respond(
@@ -218,3 +233,6 @@ fn with_type(
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
+
+#[cfg(test)]
+mod tests;

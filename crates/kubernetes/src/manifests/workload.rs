@@ -26,6 +26,9 @@ use crate::names::{CONTROL, CONTROL_ADMIN_PORT, CONTROL_HOST, XDS_PORT};
 /// The user that images for unprivileged programs commonly have.
 const UID: i64 = 65532;
 
+/// Seconds from SIGTERM: 5 in which endpoints forget it, up to 11 for last answers, up to 9 to hand the leadership over.
+const ENDING: i64 = 30;
+
 pub fn service() -> Service {
     let port = |name: &str, port: u16, target: &str| ServicePort {
         name: Some(name.to_owned()),
@@ -105,6 +108,7 @@ fn pod(settings: &InstallSettings) -> PodSpec {
             }),
             ..PodSecurityContext::default()
         }),
+        termination_grace_period_seconds: Some(ENDING),
         topology_spread_constraints: Some(vec![
             spread("kubernetes.io/hostname"),
             spread("topology.kubernetes.io/zone"),
