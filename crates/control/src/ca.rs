@@ -157,7 +157,7 @@ impl Authority {
         self.keys().workload_certificate(id, self.ttl(), now)
     }
 
-    fn server_certificate(
+    pub(crate) fn server_certificate(
         &self,
         id: &SpiffeId,
         names: &[String],

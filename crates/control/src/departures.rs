@@ -5,11 +5,20 @@
 //! leaves, the generation of the catalog in which it first does is kept, with the hosts that it served; a client whose
 //! endpoints of those hosts are all of that generation or later knows.
 //!
-//! A replica sees its own clients only. Those of the others are told by their replicas, which hear of the deletion from the
-//! same API server at the same moment; where there are others, a Pod is held back for [`OTHER_REPLICAS`] at least.
+//! A replica sees its own clients only, so replicas tell each other what theirs know ([`replicas`]); the Pod is told that all
+//! know it when all replicas have said so. Clients of a replica that cannot be asked are given [`OTHER_REPLICAS`]: it hears of
+//! the deletion from the same API server at the same moment.
+
+mod others;
+pub mod replicas;
+mod proto {
+    //! Written by tonic-prost-build.
+    #![allow(missing_docs, unused_qualifications)]
+    tonic::include_proto!("tasuki.control.v1");
+}
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,12 +34,14 @@ use crate::mesh::Mesh;
 use crate::mesh::workloads::{State, Workload};
 use crate::snapshot::Name;
 use crate::timer::reach;
+use others::{Others, Told};
+use proto::SettledResponse;
 
 /// After the start nothing is acknowledged for so long: clients of the process before this one, which hold endpoints too,
-/// are still on their way back. Their longest wait between two tries is 5 s.
+/// are still on their way back. So are those of a replica that has gone. Their longest wait between two tries is 5 s.
 const RETURNING: Duration = Duration::from_secs(10);
 
-/// For the other replicas' clients: several times what a push takes when all is well, and a part of what a preStop may wait.
+/// For the clients of a replica that cannot be asked: several times what a push takes when all is well, and a part of what a preStop may wait.
 const OTHER_REPLICAS: Duration = Duration::from_secs(3);
 
 /// Acknowledgements come in swarms; each swarm is looked at once.
@@ -43,9 +54,14 @@ const CARRIERS: [ResourceType; 2] = [ResourceType::Endpoint, ResourceType::Clust
 #[derive(Debug)]
 pub struct Departures {
     leaving: Mutex<BTreeMap<NsName, Leaving>>,
+    others: Mutex<Others>,
+    /// Where replicas are declared.
+    replicas: watch::Sender<BTreeSet<SocketAddr>>,
     started: Instant,
     /// Something has happened that may complete an acknowledgement.
     work: Notify,
+    /// Counts what this replica's clients have come to know, or has been forgotten.
+    settled: watch::Sender<u64>,
     /// Counts completed acknowledgements.
     told: watch::Sender<u64>,
 }
@@ -53,13 +69,17 @@ pub struct Departures {
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Leaving {
+    uid: Option<String>,
     addresses: Vec<IpAddr>,
     /// The first generation in which it gets nothing new. Where it is the last that serves, it still does.
     since: Option<u64>,
     /// Hosts of which it was an endpoint.
     hosts: BTreeSet<String>,
-    /// Clients that this replica does not see know by then.
+    /// Clients of replicas that cannot be asked know by then.
     others_know: Instant,
+    /// All clients of this replica know.
+    settled: bool,
+    /// And all others.
     acknowledged: bool,
 }
 
@@ -67,8 +87,11 @@ impl Default for Departures {
     fn default() -> Self {
         Self {
             leaving: Mutex::default(),
+            others: Mutex::default(),
+            replicas: watch::Sender::default(),
             started: Instant::now(),
             work: Notify::new(),
+            settled: watch::Sender::new(0),
             told: watch::Sender::new(0),
         }
     }
@@ -77,9 +100,14 @@ impl Default for Departures {
 impl Departures {
     /// `after` follows `before` and is published as `generation`.
     pub fn follow(&self, before: Option<&Mesh>, after: &Mesh, generation: u64) {
+        self.declare(replicas_of(after));
         let gone = leaving(after);
         let mut known = self.lock();
-        known.retain(|id, _| gone.contains_key(id));
+        let before_it = known.len();
+        known.retain(|id, leaving| gone.get(id).is_some_and(|pod| pod.uid == leaving.uid));
+        if known.len() < before_it {
+            self.settled.send_modify(|count| *count += 1);
+        }
         let new: Vec<_> = gone
             .into_iter()
             .filter(|(id, _)| !known.contains_key(id))
@@ -91,16 +119,15 @@ impl Departures {
         for mesh in before.into_iter().chain([after]) {
             hosts.learn(mesh);
         }
-        let others_know = match is_alone(after) {
-            true => Instant::now(),
-            false => Instant::now() + OTHER_REPLICAS,
-        };
+        let others_know = Instant::now() + OTHER_REPLICAS;
         for (id, workload) in new {
             let leaving = Leaving {
+                uid: workload.uid.clone(),
                 addresses: workload.addresses.clone(),
                 since: None,
                 hosts: hosts.served_by(&workload),
                 others_know,
+                settled: false,
                 acknowledged: false,
             };
             known.insert(id, leaving);
@@ -151,39 +178,97 @@ impl Departures {
         }
     }
 
-    /// When the next departure becomes complete that waits for other replicas' clients alone.
+    /// When a departure may become complete though nobody says anything.
     fn next(&self) -> Option<Instant> {
-        let (known, now) = (self.lock(), Instant::now());
+        let now = Instant::now();
+        let returned = self.others().returned();
+        let known = self.lock();
         let open = known.values().filter(|leaving| !leaving.acknowledged);
-        open.map(|leaving| leaving.others_know)
+        open.flat_map(|leaving| [Some(leaving.others_know), returned])
+            .flatten()
             .filter(|time| *time > now)
             .min()
     }
 
     /// Marks what is complete.
     fn look(&self, clients: &Clients) {
-        let now = Instant::now();
         let open: Vec<(NsName, Leaving)> = {
             let known = self.lock();
             let open = known.iter().filter(|(_, leaving)| !leaving.acknowledged);
             open.map(|(id, leaving)| (id.clone(), leaving.clone()))
                 .collect()
         };
-        let complete: Vec<_> = open
+        let settled = open
             .into_iter()
-            .filter(|(_, leaving)| now >= leaving.others_know && leaving.is_known_to(clients))
-            .collect();
-        if complete.is_empty() {
-            return;
-        }
+            .filter(|(_, leaving)| leaving.settled || leaving.is_known_to(clients));
+        let settled: Vec<_> = settled.collect();
+        let now = Instant::now();
+        let others = self.others();
         let mut known = self.lock();
-        for (id, then) in complete {
-            if let Some(leaving) = known.get_mut(&id).filter(|now| **now == then) {
-                leaving.acknowledged = true;
-            }
+        let (mut news, mut complete) = (false, false);
+        for (id, then) in settled {
+            let Some(leaving) = known.get_mut(&id).filter(|now| **now == then) else {
+                continue;
+            };
+            news |= !leaving.settled;
+            leaving.settled = true;
+            leaving.acknowledged = others.know(&leaving.key(&id), leaving.others_know, now);
+            complete |= leaving.acknowledged;
         }
-        drop(known);
-        self.told.send_modify(|count| *count += 1);
+        drop((known, others));
+        if news {
+            self.settled.send_modify(|count| *count += 1);
+        }
+        if complete {
+            self.told.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Departures that all clients of this replica know of, as replicas call them.
+    fn settled(&self) -> BTreeSet<String> {
+        let known = self.lock();
+        let settled = known.iter().filter(|(_, leaving)| leaving.settled);
+        settled.map(|(id, leaving)| leaving.key(id)).collect()
+    }
+
+    fn settled_changes(&self) -> watch::Receiver<u64> {
+        self.settled.subscribe()
+    }
+
+    fn replicas(&self) -> watch::Receiver<BTreeSet<SocketAddr>> {
+        self.replicas.subscribe()
+    }
+
+    fn has_replica(&self, address: SocketAddr) -> bool {
+        self.replicas.borrow().contains(&address)
+    }
+
+    fn declare(&self, replicas: BTreeSet<SocketAddr>) {
+        if self.others().declare(replicas.clone()) {
+            self.replicas.send_replace(replicas);
+        }
+    }
+
+    fn told_by(
+        &self,
+        replica: SocketAddr,
+        me: &str,
+        coming: &mut Option<HashSet<String>>,
+        message: SettledResponse,
+    ) -> Told {
+        let told = self.others().told(replica, me, coming, message);
+        self.wake();
+        told
+    }
+
+    fn lost(&self, replica: SocketAddr) {
+        self.others().lost(replica, Instant::now());
+        self.wake();
+    }
+
+    /// Taken before `leaving` where both are.
+    fn others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NsName, Leaving>> {
@@ -192,6 +277,11 @@ impl Departures {
 }
 
 impl Leaving {
+    /// Names are used again, UIDs are not.
+    fn key(&self, id: &NsName) -> String {
+        format!("{id}/{}", self.uid.as_deref().unwrap_or_default())
+    }
+
     fn is_known_to(&self, clients: &Clients) -> bool {
         self.since.is_some_and(|since| {
             CARRIERS
@@ -224,19 +314,15 @@ fn in_use(mesh: &Mesh) -> HashSet<IpAddr> {
         .collect()
 }
 
-/// Whether no other replica of the control plane serves clients, as its Service says.
-fn is_alone(mesh: &Mesh) -> bool {
+/// Where replicas of the control plane serve clients, as its Service says: this one's address too.
+fn replicas_of(mesh: &Mesh) -> BTreeSet<SocketAddr> {
     let control = mesh.services.iter().filter(|service| {
         service.name == names::CONTROL && service.namespace == names::SYSTEM_NAMESPACE
     });
-    let replicas: BTreeSet<IpAddr> = control
-        .flat_map(|service| {
-            let ports = service.ports.iter();
-            ports.flat_map(|port| service.backends(port.number))
-        })
-        .map(|backend| backend.endpoint.address.ip())
-        .collect();
-    replicas.len() < 2
+    control
+        .flat_map(|service| service.backends(names::XDS_PORT))
+        .map(|backend| backend.endpoint.address)
+        .collect()
 }
 
 /// Pods that are being deleted, or are gone and remembered.

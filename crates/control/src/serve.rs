@@ -26,6 +26,7 @@ use crate::ca::server_tls::ServerTls;
 use crate::ca::{Authority, CertificateService};
 use crate::catalog::Published;
 use crate::debug::{self, Metrics};
+use crate::departures::replicas::{Asking, DeparturesServer, Replicas};
 use crate::ending::{Ending, Life};
 use crate::leader::while_leading;
 use crate::limits::{self, Bound, Refused, StreamLimits};
@@ -222,6 +223,8 @@ struct Servers {
     refused: Refused,
     ca: IstioCertificateServiceServer<CertificateService>,
     webhook: Option<(TcpListener, Webhook)>,
+    /// What the other replicas are told.
+    replicas: Option<DeparturesServer<Replicas>>,
     replica: Option<Replica>,
 }
 
@@ -257,9 +260,7 @@ impl Servers {
                 None
             }
         };
-        if let Some(departures) = catalog.departures() {
-            tokio::spawn(departures.run(clients.clone()));
-        }
+        let replicas = Self::departures(cluster, authority, &catalog, &clients)?;
         let mut names = settings.xds_tls_name.clone();
         if !settings.xds_tls.ip().is_unspecified() {
             names.push(settings.xds_tls.ip().to_string());
@@ -287,6 +288,7 @@ impl Servers {
             refused,
             ca: ca.into_server(),
             webhook: None,
+            replicas,
             replica,
         };
         // Who starts this with port 0 reads here what it became.
@@ -307,6 +309,27 @@ impl Servers {
             authority.clone(),
             Box::new(move |bundle| clients.lacking(bundle)),
         )
+    }
+
+    /// Watches over departures; in a cluster together with the other replicas.
+    fn departures(
+        cluster: Option<&Cluster>,
+        authority: &Authority,
+        catalog: &Arc<dyn Catalog>,
+        clients: &Arc<Clients>,
+    ) -> anyhow::Result<Option<DeparturesServer<Replicas>>> {
+        let Some(departures) = catalog.departures() else {
+            return Ok(None);
+        };
+        tokio::spawn(departures.clone().run(clients.clone()));
+        let Some(cluster) = cluster else {
+            return Ok(None);
+        };
+        let me = cluster.campaign.identity();
+        tokio::spawn(Asking::new(departures.clone(), me, authority).run());
+        Ok(Some(
+            Replicas::new(departures, me, authority)?.into_server(),
+        ))
     }
 
     /// Serves until told to stop, then lets what is under way finish, each port within its bound.
@@ -330,7 +353,8 @@ impl Servers {
         };
         let router = || router(&self.ads, &self.ca);
         let plain = router().serve_with_incoming_shutdown(plain, life.clone().stopping());
-        let tls = router().serve_with_incoming_shutdown(tls, life.clone().stopping());
+        let router = router().add_optional_service(self.replicas);
+        let tls = router.serve_with_incoming_shutdown(tls, life.clone().stopping());
         let mut tasks = JoinSet::new();
         tasks.spawn(until_ended("plaintext xDS", life.clone(), plain));
         tasks.spawn(until_ended("xDS over TLS", life.clone(), tls));

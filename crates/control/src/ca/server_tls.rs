@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tasuki_identity::{ClientAuth, Error, SpiffeId, WorkloadCertificate, server_config};
+use tasuki_identity::{
+    ClientAuth, Error, SpiffeId, TrustDomain, WorkloadCertificate, server_config,
+};
 use tasuki_runtime::Backoff;
 
 use super::Authority;
@@ -13,6 +15,11 @@ use super::Authority;
 /// The identity of the control plane itself.
 const NAMESPACE: &str = "tasuki-system";
 const SERVICE_ACCOUNT: &str = "tasuki-control";
+
+/// As which the control plane itself is known.
+pub fn identity(trust_domain: &TrustDomain) -> Result<SpiffeId, Error> {
+    Ok(SpiffeId::new(trust_domain, NAMESPACE, SERVICE_ACCOUNT)?)
+}
 
 /// The present configuration, kept fresh by [`ServerTls::keep_fresh`].
 pub struct ServerTls {
@@ -34,7 +41,7 @@ impl ServerTls {
                 all.push(name.clone());
             }
         }
-        let id = SpiffeId::new(authority.trust_domain(), NAMESPACE, SERVICE_ACCOUNT)?;
+        let id = identity(authority.trust_domain())?;
         let (certificate, config) = make(&authority, &id, &all)?;
         let config = Arc::new(ArcSwap::new(config));
         Ok(Self {

@@ -11,12 +11,12 @@ use crate::snapshot::tests::{SHOP, mesh};
 const CLUSTER: &str = "outbound|8080||cart.shop.svc.cluster.local";
 
 /// The shop while `cart-v1` is being deleted.
-fn without_cart_v1() -> String {
+pub(super) fn without_cart_v1() -> String {
     let deleting = "name: cart-v1\n  deletionTimestamp: 2026-01-01T00:00:00Z";
     SHOP.replacen("name: cart-v1", deleting, 1)
 }
 
-fn pod(name: &str) -> NsName {
+pub(super) fn pod(name: &str) -> NsName {
     format!("shop/{name}").parse().unwrap()
 }
 
