@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use tasuki_kubernetes::inject::{InjectionSettings, inject_manifests};
+use tasuki_runtime::HookKey;
 
 /// Flags of `tasuki inject`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The manifests, YAML or JSON; - for standard input. May be repeated
+    /// The manifests, YAML or JSON; - for standard input. May be repeated. Each run makes new keys for hooks, so that pods are replaced; what was injected before keeps its own
     #[arg(short, long = "filename", required = true, value_name = "FILE")]
     filename: Vec<PathBuf>,
     /// The image of the sidecar and of its init container
@@ -39,8 +40,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for file in &arguments.filename {
         let name = file.display();
         let text = read(file).with_context(|| format!("{name}"))?;
-        let injected =
-            inject_manifests(&text, &settings).map_err(|reason| anyhow!("{name}: {reason}"))?;
+        let injected = inject_manifests(&text, &settings, HookKey::random)
+            .map_err(|reason| anyhow!("{name}: {reason}"))?;
         for note in &injected.notes {
             eprintln!("{name}: {note}");
         }

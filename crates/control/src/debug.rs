@@ -1,4 +1,5 @@
-//! What people and Prometheus ask on 15014: `/ready`, `/live`, `/metrics`, `/debug/clients`, `/debug/resources`.
+//! What people and Prometheus ask on 15014: `/ready`, `/live`, `/metrics`, `/debug/clients`, `/debug/resources`. The last two
+//! list everybody and everything, and are for this machine only; in a cluster `kubectl port-forward` comes from there.
 
 use std::sync::Arc;
 
@@ -48,13 +49,13 @@ pub fn routes(
             let registry = metrics_of.clone();
             async move { Response::metrics(expose(&registry)) }
         })
-        .get("/debug/clients", move |_| {
+        .get_locally("/debug/clients", move |_| {
             let (clients, published) = (listed.clone(), withholding.clone());
             async move {
                 Response::json(&clients.list(|client, names| published.withheld(client, names)))
             }
         })
-        .get("/debug/resources", move |_| {
+        .get_locally("/debug/resources", move |_| {
             let published = resources.clone();
             async move { Response::json(&Resources::of(&published)) }
         });

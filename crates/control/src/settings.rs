@@ -85,7 +85,7 @@ pub struct Settings {
     )]
     pub xds_tls_name: Vec<String>,
 
-    /// Where /metrics, /ready, /live, /debug/clients and /debug/resources are served.
+    /// Where /metrics, /ready, /live, /debug/clients and /debug/resources are served; the last two to loopback addresses only.
     #[arg(
         long,
         env = "TASUKI_ADMIN",

@@ -8,7 +8,7 @@
 //! | `webhook/ca_bundle.rs` | tells the API server which roots to trust |
 //!
 //! An answer depends on the question, the Pod's namespace and the mesh's settings, changes nothing anywhere and holds
-//! nothing secret: the API server does not say who it is, so anybody in the cluster may ask.
+//! nothing secret but a key that is new with each: the API server does not say who it is, so anybody in the cluster may ask.
 
 pub mod ca_bundle;
 mod review;
@@ -24,6 +24,7 @@ use kube::{Api, Client};
 use prometheus::{IntCounterVec, Opts, Registry};
 use tasuki_kubernetes::inject::{InjectionSettings, Namespace, Outcome, inject, patch};
 use tasuki_kubernetes::names;
+use tasuki_runtime::HookKey;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tracing::info;
@@ -162,7 +163,8 @@ impl Webhook {
         let mut settings = self.settings.clone();
         let mesh = self.published.mesh();
         settings.adopt(mesh.settings.injection());
-        match inject(request.object.clone(), &namespace, &settings) {
+        let fresh = HookKey::random();
+        match inject(request.object.clone(), &namespace, &settings, fresh) {
             Outcome::Injected { pod, warnings } => match patch(&request.object, &pod) {
                 Ok(patch) => Response::patched(&patch, warnings),
                 Err(error) => Response::refused(500, error.to_string()),

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | decide | `inject/decide.rs` | is a sidecar asked for, is it possible, would it fail later |
 //! | read | `inject/options.rs` | the Pod's annotations over the defaults |
-//! | rewrite | `inject/probes.rs`, `inject/metrics.rs` | probes, hooks and scraping lead to the sidecar |
+//! | rewrite | `inject/probes.rs`, `inject/handler.rs`, `inject/metrics.rs` | probes, hooks and scraping lead to the sidecar |
 //! | add | `inject/sidecar.rs` | two containers, four volumes |
 //!
 //! `inject/offline.rs` does it to manifests.
@@ -13,6 +13,7 @@
 //! doing it twice is doing it once, whatever other webhooks did in between, and an upgrade is an injection.
 
 mod decide;
+mod handler;
 mod metrics;
 mod offline;
 mod options;
@@ -22,6 +23,7 @@ mod template;
 
 use serde_json::Value;
 use tasuki_resources::mesh_settings::Injection;
+use tasuki_runtime::HookKey;
 
 pub use decide::{Namespace, Skip};
 pub use offline::{Manifests, inject_manifests};
@@ -85,9 +87,15 @@ pub enum Outcome {
     Refused(String),
 }
 
-/// Adds a sidecar to a Pod, or to the `{metadata, spec}` of a template of Pods.
-pub fn inject(pod: Value, namespace: &Namespace, settings: &InjectionSettings) -> Outcome {
-    match decide_and_add(pod, namespace, settings) {
+/// Adds a sidecar to a Pod, or to the `{metadata, spec}` of a template of Pods. Its hooks get the `fresh` key, unless an
+/// earlier injection gave them one.
+pub fn inject(
+    pod: Value,
+    namespace: &Namespace,
+    settings: &InjectionSettings,
+    fresh: HookKey,
+) -> Outcome {
+    match decide_and_add(pod, namespace, settings, fresh) {
         Ok(outcome) => outcome,
         Err(reason) => Outcome::Refused(reason),
     }
@@ -97,18 +105,23 @@ fn decide_and_add(
     pod: Value,
     namespace: &Namespace,
     settings: &InjectionSettings,
+    fresh: HookKey,
 ) -> Result<Outcome, String> {
     let mut pod = Template::new(pod)?;
     if let Some(skip) = decide::skip(&pod, namespace, settings)? {
         return Ok(Outcome::Skipped(skip));
     }
+    let hook_key = sidecar::hook_key(&pod).unwrap_or(fresh);
     undo(&mut pod);
     decide::refuse(&pod, namespace)?;
     let options = settings.defaults.with_annotations(&pod)?;
+    if !options.native_sidecar {
+        decide::refuse_classic(&pod)?;
+    }
     let mut warnings = options::unknown(&pod);
     warnings.extend(decide::warn(&pod, options.native_sidecar));
 
-    let mut rewritten = probes::rewrite(&mut pod)?;
+    let mut rewritten = probes::rewrite(&mut pod, hook_key)?;
     warnings.append(&mut rewritten.warnings);
     let metrics = metrics::redirect(&mut pod, &mut rewritten.originals, &mut warnings);
     sidecar::add(&mut pod, settings, &options, &rewritten, metrics.as_deref());

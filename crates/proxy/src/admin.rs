@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::StatusCode;
 use tasuki_runtime::admin::{Response, Routes};
 use tasuki_runtime::{logging, metrics as exposition};
-use tokio::sync::Semaphore;
 
 use crate::application::Application;
 use crate::departure::Leave;
@@ -77,12 +76,8 @@ impl Admin {
     pub fn metrics_routes(&self) -> Routes {
         let declared = self.settings.in_pod.application_metrics.clone();
         if let (Some(application), Some(declared)) = (&self.application, declared) {
-            let merged = Merged {
-                application: application.clone(),
-                declared,
-                metrics: Arc::clone(&self.metrics),
-                turn: Semaphore::new(1),
-            };
+            let metrics = Arc::clone(&self.metrics);
+            let merged = Merged::new(application.clone(), declared, metrics);
             return merge::routes(Routes::new(), merged);
         }
         self.get(Routes::new(), "/metrics", |admin| {
@@ -103,7 +98,8 @@ impl Admin {
 
     /// 15021 of a sidecar: the health routes, and the application's probes and hooks.
     pub fn pod_routes(&self) -> Routes {
-        pod::routes(self.health_routes(), &self.prober, &self.leave)
+        let key = self.settings.in_pod.hook_key;
+        pod::routes(self.health_routes(), &self.prober, &self.leave, key)
     }
 
     /// Why the proxy should get no traffic.

@@ -44,6 +44,8 @@ pub enum Failure {
     Broken,
     #[error("not an address of the application")]
     NotTheApplication,
+    #[error("cannot be performed; the sidecar's log says why")]
+    Impossible,
 }
 
 /// Host and port, as a check names them.
@@ -199,7 +201,15 @@ async fn over_http2<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let named = request.headers_mut().remove(header::HOST);
+    let headers = request.headers_mut();
+    // Of one hop over HTTP/1; HTTP/2 knows no such thing (RFC 9113, 8.2.2).
+    for name in [header::CONNECTION, header::UPGRADE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection"] {
+        headers.remove(name);
+    }
+    let named = headers.remove(header::HOST);
     let named = named.as_ref().and_then(|host| host.to_str().ok());
     *request.uri_mut() = Uri::builder()
         .scheme(scheme)

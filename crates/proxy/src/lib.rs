@@ -45,4 +45,5 @@ pub mod stream;
 pub mod tcp;
 pub mod terminate;
 pub mod upstream;
+pub mod wait;
 pub mod worker;

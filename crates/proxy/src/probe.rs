@@ -14,7 +14,7 @@ use crate::application::{Application, Failure, Place};
 mod declared;
 mod grpc;
 mod http_get;
-mod shared;
+pub mod shared;
 
 pub use self::declared::{Check, Declared, HttpGet, Kind, Probes, Scheme};
 use self::shared::Shared;
@@ -50,6 +50,12 @@ impl Prober {
     /// What `probes` declare of `application`.
     pub fn new(application: Option<Application>, probes: &Probes) -> Prober {
         let checks = probes.iter().map(|(key, declared)| {
+            if let Check::Impossible(reason) = &declared.check {
+                tracing::error!(
+                    reason,
+                    "a probe or hook that cannot be performed always fails"
+                );
+            }
             let checked = Checked {
                 declared: declared.clone(),
                 shared: Shared::default(),
@@ -104,6 +110,7 @@ async fn check(application: &Application, check: &Check) -> Result<Outcome, Fail
                 Outcome::NotServing
             }
         }
+        Check::Impossible(_) => return Err(Failure::Impossible),
     })
 }
 

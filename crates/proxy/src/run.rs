@@ -28,7 +28,7 @@ use crate::probe::Prober;
 use crate::settings::{Command, CommandLine, Role, Settings};
 use crate::state::manager::Manager;
 use crate::state::{Demand, State, client, link};
-use crate::{redirect, worker};
+use crate::{redirect, wait, worker};
 
 /// Waited for when everything has ended: the last lines of the access log.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -42,6 +42,7 @@ pub fn run(line: CommandLine) -> anyhow::Result<()> {
         Command::Sidecar(args) => serve(Settings::sidecar(*args)?),
         Command::Gateway(args) => serve(Settings::gateway(args)),
         Command::Redirect(args) => redirect::run(&args),
+        Command::Wait(args) => wait::wait(&args),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::redirect;
+use crate::{redirect, wait};
 
 mod pod;
 
@@ -31,6 +31,8 @@ pub enum Command {
     Gateway(GatewayArgs),
     /// Installs, removes or prints the packet rules that lead an application's traffic through the sidecar
     Redirect(redirect::RedirectArgs),
+    /// Waits until the sidecar of the same pod is ready
+    Wait(wait::WaitArgs),
 }
 
 /// Flags of `tasuki-proxy sidecar`.

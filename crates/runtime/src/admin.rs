@@ -4,6 +4,7 @@
 //! address (a name could be a DNS rebinding), and it must carry no `Origin` (a web page's cross-site form does).
 
 mod message;
+mod places;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -21,10 +22,23 @@ pub use serve::{Limits, serve, serve_with};
 type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
 type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
 
-/// The table of routes: (path, method) to handler. A path that ends with `/` stands for everything below it.
+/// What answers one method of a path.
+#[derive(Clone)]
+struct Route {
+    method: Method,
+    handler: Handler,
+    /// Nobody but this machine may ask.
+    local: bool,
+}
+
+/// To a person with a cluster.
+const NOT_LOCAL: &str =
+    "from this machine's loopback address only; of a pod: kubectl port-forward POD PORT\n";
+
+/// The table of routes, by path. A path that ends with `/` stands for everything below it.
 #[derive(Clone, Default)]
 pub struct Routes {
-    table: BTreeMap<&'static str, Vec<(Method, Handler)>>,
+    table: BTreeMap<&'static str, Vec<Route>>,
     guard_reads: bool,
 }
 
@@ -39,7 +53,17 @@ impl Routes {
         F: Fn(Request) -> A + Send + Sync + 'static,
         A: Future<Output = Response> + Send + 'static,
     {
-        self.add(Method::GET, path, handler)
+        self.add(Method::GET, path, false, handler)
+    }
+
+    /// GET and HEAD from loopback addresses only, behind the check of `Host`: for what the network is not to see of a server
+    /// that it reaches.
+    pub fn get_locally<F, A>(self, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Response> + Send + 'static,
+    {
+        self.add(Method::GET, path, true, handler)
     }
 
     /// POST, behind the check of `Host` and `Origin`.
@@ -48,7 +72,7 @@ impl Routes {
         F: Fn(Request) -> A + Send + Sync + 'static,
         A: Future<Output = Response> + Send + 'static,
     {
-        self.add(Method::POST, path, handler)
+        self.add(Method::POST, path, false, handler)
     }
 
     /// Applies the check of `Host` to GET too: for servers that show configuration and are meant for loopback only.
@@ -57,13 +81,18 @@ impl Routes {
         self
     }
 
-    fn add<F, A>(mut self, method: Method, path: &'static str, handler: F) -> Self
+    fn add<F, A>(mut self, method: Method, path: &'static str, local: bool, handler: F) -> Self
     where
         F: Fn(Request) -> A + Send + Sync + 'static,
         A: Future<Output = Response> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        self.table.entry(path).or_default().push((method, handler));
+        let route = Route {
+            method,
+            handler,
+            local,
+        };
+        self.table.entry(path).or_default().push(route);
         self
     }
 
@@ -73,6 +102,7 @@ impl Routes {
         method: &Method,
         path: &str,
         headers: &HeaderMap,
+        client: IpAddr,
     ) -> Result<Handler, Box<Response>> {
         let Some(methods) = self.table.get(path).or_else(|| self.above(path)) else {
             return Err(self.not_found().into());
@@ -83,22 +113,25 @@ impl Routes {
         } else {
             method
         };
-        let Some((_, handler)) = methods.iter().find(|(m, _)| m == wanted) else {
+        let Some(route) = methods.iter().find(|route| route.method == *wanted) else {
             return Err(not_allowed(methods).into());
         };
+        if route.local && !client.is_loopback() {
+            return Err(Response::text(StatusCode::FORBIDDEN, NOT_LOCAL).into());
+        }
         let writes = *wanted != Method::GET;
-        if (writes || self.guard_reads) && !is_local_host(headers) {
+        if (writes || route.local || self.guard_reads) && !is_local_host(headers) {
             let text = "Host must be localhost or an IP address\n";
             return Err(Response::text(StatusCode::FORBIDDEN, text).into());
         }
         if writes && headers.contains_key(ORIGIN) {
             return Err(Response::text(StatusCode::FORBIDDEN, "not for web pages\n").into());
         }
-        Ok(Arc::clone(handler))
+        Ok(Arc::clone(&route.handler))
     }
 
     /// What stands for everything below a path of which `path` is.
-    fn above(&self, path: &str) -> Option<&Vec<(Method, Handler)>> {
+    fn above(&self, path: &str) -> Option<&Vec<Route>> {
         let mut folders = self.table.iter().filter(|(route, _)| route.ends_with('/'));
         folders
             .find(|(route, _)| path.starts_with(**route))
@@ -109,16 +142,16 @@ impl Routes {
     fn not_found(&self) -> Response {
         let mut text = String::from("not found; there are:\n");
         for (path, methods) in &self.table {
-            for (method, _) in methods {
-                text.push_str(&format!("{method} {path}\n"));
+            for route in methods {
+                text.push_str(&format!("{} {path}\n", route.method));
             }
         }
         Response::text(StatusCode::NOT_FOUND, text)
     }
 }
 
-fn not_allowed(methods: &[(Method, Handler)]) -> Response {
-    let names: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
+fn not_allowed(methods: &[Route]) -> Response {
+    let names: Vec<&str> = methods.iter().map(|route| route.method.as_str()).collect();
     let mut response = Response::text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
     if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
         response = response.header(ALLOW, value);

@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::InjectionSettings;
+use super::handler::Handler;
 use super::template::{Object, Template, text};
 use crate::names;
 
@@ -177,6 +178,37 @@ pub fn refuse(pod: &Template, namespace: &Namespace) -> Result<(), String> {
                     names::PROXY_UID
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// What of the Pod's own native sidecars would wait for ours, which starts only after them where it is not native.
+///
+/// # Errors
+/// One sentence: which container, and what to do.
+pub fn refuse_classic(pod: &Template) -> Result<(), String> {
+    let natives = pod.init_containers.iter().filter(|c| c.is_native_sidecar());
+    for container in natives {
+        let field = |name: &str| container.fields.get(name).and_then(Value::as_object);
+        let hook = container.fields.get("lifecycle").map(|l| &l["postStart"]);
+        let asked = [
+            ("startupProbe", field("startupProbe")),
+            ("livenessProbe", field("livenessProbe")),
+            ("postStart", hook.and_then(Value::as_object)),
+        ];
+        let waits = |(_, probe): &(_, Option<&Object>)| {
+            let handler = probe.and_then(Handler::of);
+            handler.is_some_and(|handler| !handler.has_host())
+        };
+        if let Some((field, _)) = asked.into_iter().find(waits) {
+            return Err(format!(
+                "{field} of the native sidecar {} goes over the network, so through {}, which starts only after it because {} or the mesh's settings make it an ordinary container: annotate the pod {}=true, or make it an exec",
+                container.name,
+                names::PROXY_CONTAINER,
+                names::NATIVE_SIDECAR,
+                names::NATIVE_SIDECAR,
+            ));
         }
     }
     Ok(())

@@ -35,7 +35,10 @@ pub fn redirect(
         return None;
     };
     let path = pod.annotation(PATH).unwrap_or("/metrics");
-    if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte))
+    {
         warnings.push(format!(
             "{PATH} is not a path, so the application's metrics are not merged with the sidecar's"
         ));

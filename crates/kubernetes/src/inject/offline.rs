@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use tasuki_resources::documents::split_documents;
+use tasuki_runtime::HookKey;
 
 use super::{InjectionSettings, Namespace, Outcome, inject};
 
@@ -29,11 +30,16 @@ const TEMPLATES: [(&str, &str); 8] = [
 /// Deeper documents are no manifests.
 const DEEPEST: usize = 64;
 
-/// Injects into every document that makes Pods. Who calls this wants it: what does not say `disabled` is injected.
+/// Injects into every document that makes Pods. Who calls this wants it: what does not say `disabled` is injected. Each
+/// template gets a key of hooks of its own from `keys`, which all of its Pods share.
 ///
 /// # Errors
 /// Which document or object is wrong and what would be right.
-pub fn inject_manifests(text: &str, settings: &InjectionSettings) -> Result<Manifests, String> {
+pub fn inject_manifests(
+    text: &str,
+    settings: &InjectionSettings,
+    keys: fn() -> HookKey,
+) -> Result<Manifests, String> {
     let settings = InjectionSettings {
         always: true,
         ..settings.clone()
@@ -43,7 +49,7 @@ pub fn inject_manifests(text: &str, settings: &InjectionSettings) -> Result<Mani
     for (line, document) in split_documents(text) {
         let value =
             parse(document).map_err(|reason| format!("document of line {line}: {reason}"))?;
-        let injected = object(value.clone(), &settings, &mut notes)?;
+        let injected = object(value.clone(), &settings, keys, &mut notes)?;
         let document = document.strip_prefix("---").unwrap_or(document);
         all.push(if injected == value {
             document.trim_start_matches([' ', '\n', '\r']).to_owned()
@@ -81,12 +87,13 @@ fn write(value: &Value) -> Result<String, String> {
 fn object(
     mut value: Value,
     settings: &InjectionSettings,
+    keys: fn() -> HookKey,
     notes: &mut Vec<String>,
 ) -> Result<Value, String> {
     let kind = value["kind"].as_str().unwrap_or_default().to_owned();
     if let (true, Some(Value::Array(items))) = (kind.ends_with("List"), value.get_mut("items")) {
         for item in items {
-            *item = object(item.take(), settings, notes)?;
+            *item = object(item.take(), settings, keys, notes)?;
         }
         return Ok(value);
     }
@@ -104,7 +111,7 @@ fn object(
     let Some(template) = value.pointer_mut(pointer) else {
         return Err(format!("{who}: has no {}", pointer[1..].replace('/', ".")));
     };
-    match inject(template.clone(), &namespace, settings) {
+    match inject(template.clone(), &namespace, settings, keys()) {
         Outcome::Injected { pod, warnings } => {
             *template = pod;
             notes.extend(warnings.iter().map(|warning| format!("{who}: {warning}")));

@@ -3,7 +3,9 @@
 //! listener rather than the application's.
 
 use serde_json::{Value, json};
+use tasuki_runtime::hook_key::{self, HookKey};
 
+use super::handler::{self, Handler};
 use super::template::{Container, Object, Template};
 use crate::names;
 
@@ -15,16 +17,19 @@ const PROBES: [(&str, &str); 3] = [
 ];
 const POST_START: (&str, &str) = ("postStart", "poststart");
 const PRE_STOP: (&str, &str) = ("preStop", "prestop");
-/// The ways of probing that cross the network.
-const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 /// The kubelet waits this much longer than the sidecar, so that a slow application is told from a slow sidecar.
 const MARGIN: u64 = 1;
 /// The longest that the sidecar takes for meant.
 const LONGEST_TIMEOUT: u64 = 3600;
 
+/// The environment is one string a variable, and Linux takes none beyond 128 KiB.
+const LARGEST: usize = 100_000;
+
 /// What was found and changed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rewritten {
+    /// What the kubelet shows when it calls a hook.
+    pub hook_key: HookKey,
     /// What the sidecar performs, by `<container>/<kind>`: `TASUKI_PROBES`.
     pub checks: Object,
     /// What was there before, by the same keys; null where there was nothing.
@@ -35,9 +40,14 @@ pub struct Rewritten {
 /// Leads probes and hooks of every container that runs beside the sidecar to the sidecar.
 ///
 /// # Errors
-/// One sentence, for a probe that leads there already and of which nobody knows what it was.
-pub fn rewrite(pod: &mut Template) -> Result<Rewritten, String> {
-    let mut rewritten = Rewritten::default();
+/// One sentence, for a probe that leads there already and of which nobody knows what it was, or that nobody can perform.
+pub fn rewrite(pod: &mut Template, hook_key: HookKey) -> Result<Rewritten, String> {
+    let mut rewritten = Rewritten {
+        hook_key,
+        checks: Object::new(),
+        originals: Object::new(),
+        warnings: Vec::new(),
+    };
     let grace = pod.grace_seconds();
     for container in pod.running_containers_mut() {
         for (field, kind) in PROBES {
@@ -53,6 +63,7 @@ pub fn rewrite(pod: &mut Template) -> Result<Rewritten, String> {
             rewritten.await_departure(container);
         }
     }
+    rewritten.fits()?;
     Ok(rewritten)
 }
 
@@ -71,7 +82,7 @@ impl Rewritten {
             .unwrap_or(1)
             .clamp(1, LONGEST_TIMEOUT);
         check.insert("timeoutSeconds".to_owned(), seconds.into());
-        new.retain(|name, _| !HANDLERS.contains(&name.as_str()));
+        new.retain(|name, _| !handler::KINDS.contains(&name.as_str()));
         new.insert("httpGet".to_owned(), ask_sidecar(&container.name, kind));
         new.insert("timeoutSeconds".to_owned(), (seconds + MARGIN).into());
         let key = key(&container.name, kind);
@@ -109,7 +120,7 @@ impl Rewritten {
         self.originals
             .insert(key.clone(), Value::Object(hook.clone()));
         self.checks.insert(key, Value::Object(check));
-        set_hook(container, field, ask_sidecar(&container.name.clone(), kind));
+        self.set_hook(container, field, kind);
         Ok(())
     }
 
@@ -120,45 +131,42 @@ impl Rewritten {
         probe: &Object,
         field: &str,
     ) -> Result<Option<Object>, String> {
-        let found = HANDLERS
-            .into_iter()
-            .find_map(|name| Some((name, probe.get(name)?.as_object()?)));
-        let Some((name, handler)) = found else {
+        let Some(handler) = Handler::of(probe) else {
             return Ok(None);
         };
-        if is_asking(handler) {
+        let whose = format!("{field} of container {}", container.name);
+        if is_asking(handler.fields) {
             return Err(format!(
-                "{field} of container {} leads to the sidecar already, but annotation {} does not say what it was; apply it as it was before injection",
-                container.name,
+                "{whose} leads to the sidecar already, but annotation {} does not say what it was; apply it as it was before injection",
                 names::PROBES_ANNOTATION
             ));
         }
         // Another host than the pod: the kubelet asks it directly, as before.
-        if handler
-            .get("host")
-            .and_then(Value::as_str)
-            .is_some_and(|host| !host.is_empty())
-        {
+        if handler.has_host() || !handler.is_valid() {
             return Ok(None);
         }
-        let port = match handler.get("port") {
-            Some(Value::String(text)) => text.parse().ok().or_else(|| container.port(text)),
-            Some(number) => number.as_u64(),
-            None => None,
-        };
-        let Some(port) = port.filter(|port| (1..=65535).contains(port)) else {
+        let Some(port) = handler.port(container) else {
             self.warnings.push(format!(
-                "{field} of container {} names a port that the container does not have; it stays as it is",
-                container.name
+                "{whose} names a port that the container does not have; it stays as it is"
             ));
             return Ok(None);
         };
-        let mut handler = handler.clone();
-        handler.insert("port".to_owned(), port.into());
+        let fields = handler.for_sidecar(port, &whose, &mut self.warnings)?;
         Ok(Some(Object::from_iter([(
-            name.to_owned(),
-            Value::Object(handler),
+            handler.kind.to_owned(),
+            Value::Object(fields),
         )])))
+    }
+
+    /// All checks together, as the sidecar's environment takes them.
+    fn fits(&self) -> Result<(), String> {
+        let length = Value::Object(self.checks.clone()).to_string().len();
+        if length <= LARGEST {
+            return Ok(());
+        }
+        Err(format!(
+            "the network probes and hooks of the pod's containers are {length} bytes together, and the sidecar can be told {LARGEST}: shorten their paths and headers"
+        ))
     }
 
     /// A preStop that waits until nobody sends requests here any more.
@@ -174,7 +182,19 @@ impl Rewritten {
         let (field, kind) = PRE_STOP;
         self.originals
             .insert(key(&container.name, kind), Value::Null);
-        set_hook(container, field, ask_sidecar(&container.name.clone(), kind));
+        self.set_hook(container, field, kind);
+    }
+
+    fn set_hook(&self, container: &mut Container, field: &str, kind: &str) {
+        let hook = call_sidecar(&container.name, kind, &self.hook_key);
+        let lifecycle = container
+            .fields
+            .entry("lifecycle")
+            .or_insert_with(|| json!({}));
+        if !lifecycle.is_object() {
+            *lifecycle = json!({});
+        }
+        lifecycle[field] = json!({"httpGet": hook});
     }
 }
 
@@ -212,8 +232,15 @@ fn key(container: &str, kind: &str) -> String {
     format!("{container}/{kind}")
 }
 
+/// The handler by which the kubelet calls a hook at the sidecar.
+pub fn call_sidecar(container: &str, kind: &str, key: &HookKey) -> Value {
+    let mut handler = ask_sidecar(container, kind);
+    handler["httpHeaders"] = json!([{"name": hook_key::HEADER, "value": key.digits()}]);
+    handler
+}
+
 /// The handler by which the kubelet asks the sidecar.
-pub fn ask_sidecar(container: &str, kind: &str) -> Value {
+fn ask_sidecar(container: &str, kind: &str) -> Value {
     json!({
         "path": format!("/app/{container}/{kind}"),
         "port": names::HEALTH_PORT,
@@ -230,15 +257,4 @@ fn is_asking(handler: &Object) -> bool {
     let path = handler.get("path").and_then(Value::as_str);
     handler.get("port") == Some(&names::HEALTH_PORT.into())
         && path.is_some_and(|path| path.starts_with("/app/"))
-}
-
-fn set_hook(container: &mut Container, field: &str, http_get: Value) {
-    let lifecycle = container
-        .fields
-        .entry("lifecycle")
-        .or_insert_with(|| json!({}));
-    if !lifecycle.is_object() {
-        *lifecycle = json!({});
-    }
-    lifecycle[field] = json!({"httpGet": http_get});
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tasuki_runtime::HookKey;
 
 use super::options::Options;
 use super::probes::{self, Rewritten};
@@ -10,6 +11,8 @@ use super::template::{Container, Template};
 use super::{InjectionSettings, template};
 use crate::names;
 
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+const HOOK_KEY: &str = "TASUKI_HOOK_KEY";
 const STATE_VOLUME: &str = "tasuki-state";
 const TOKEN_VOLUME: &str = "tasuki-token";
 const ROOTS_VOLUME: &str = "tasuki-roots";
@@ -25,7 +28,8 @@ const PRESTOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Adds both containers and the volumes. The redirection comes first and the sidecar right after it, so that whatever the pod's own
 /// init containers call goes through the mesh. A sidecar that is not native runs only after all init containers:
-/// the redirection is the last of them, and those before it have the plain network.
+/// the redirection is the last of them, and those before it have the plain network. It is the first of the containers, which
+/// the kubelet starts one after the other, waiting for each one's postStart.
 pub fn add(
     pod: &mut Template,
     settings: &InjectionSettings,
@@ -39,9 +43,30 @@ pub fn add(
         pod.init_containers.splice(0..0, [redirect, sidecar]);
     } else {
         pod.init_containers.push(redirect);
-        pod.containers.push(sidecar);
+        name_default_container(pod);
+        pod.containers.insert(0, sidecar);
     }
     pod.volumes.extend(volumes());
+}
+
+/// Whom `kubectl logs` and `kubectl exec` mean, which is otherwise the first.
+fn name_default_container(pod: &mut Template) {
+    if pod.annotation(DEFAULT_CONTAINER).is_none()
+        && let Some(name) = pod.containers.first().map(|first| first.name.clone())
+    {
+        pod.set_annotation(DEFAULT_CONTAINER, name);
+    }
+}
+
+/// The key that an earlier injection made, so that a later one changes nothing.
+pub fn hook_key(pod: &Template) -> Option<HookKey> {
+    let mut containers = pod.all_containers();
+    let sidecar = containers.find(|container| container.name == names::PROXY_CONTAINER)?;
+    let environment = sidecar.fields.get("env")?.as_array()?;
+    let variable = environment
+        .iter()
+        .find(|variable| variable["name"] == HOOK_KEY)?;
+    variable["value"].as_str()?.parse().ok()
 }
 
 /// Takes away what an earlier injection added.
@@ -133,8 +158,10 @@ fn sidecar(
         ("restartPolicy", json!("Always"))
     } else {
         // All containers are told to end at once: the sidecar waits as long as those that it serves.
-        let wait = probes::ask_sidecar(names::PROXY_CONTAINER, "prestop");
-        ("lifecycle", json!({"preStop": {"httpGet": wait}}))
+        let wait = probes::call_sidecar(names::PROXY_CONTAINER, "prestop", &rewritten.hook_key);
+        let ready = json!({"exec": {"command": ["tasuki-proxy", "wait"]}});
+        let lifecycle = json!({"postStart": ready, "preStop": {"httpGet": wait}});
+        ("lifecycle", lifecycle)
     };
     sidecar.fields.insert(field.to_owned(), value);
     sidecar
@@ -165,6 +192,7 @@ fn environment(
     set("TASUKI_DRAIN_TIME", milliseconds(options.drain_time));
     set("TASUKI_DRAIN_MINIMUM", milliseconds(options.drain_minimum));
     set("TASUKI_PRESTOP_LIMIT", milliseconds(limit));
+    set(HOOK_KEY, rewritten.hook_key.digits());
     if let Some(workers) = options.workers {
         set("TASUKI_WORKERS", workers.to_string());
     }

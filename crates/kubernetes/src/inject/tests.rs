@@ -41,14 +41,14 @@ fn pod() -> Value {
 }
 
 fn injected(pod: Value) -> (Value, Vec<String>) {
-    match inject(pod, &meshed(), &settings()) {
+    match inject(pod, &meshed(), &settings(), HookKey::random()) {
         Outcome::Injected { pod, warnings } => (pod, warnings),
         other => panic!("{other:?}"),
     }
 }
 
 fn refused(pod: Value) -> String {
-    match inject(pod, &meshed(), &settings()) {
+    match inject(pod, &meshed(), &settings(), HookKey::random()) {
         Outcome::Refused(reason) => reason,
         other => panic!("{other:?}"),
     }
@@ -111,12 +111,60 @@ fn a_classic_sidecar_runs_among_the_containers() {
         names(&spec["initContainers"]),
         ["migrate", "tasuki-redirect"]
     );
-    assert_eq!(names(&spec["containers"]), ["cart", "tasuki-proxy"]);
-    assert_eq!(spec["containers"][1].get("restartPolicy"), None);
+    assert_eq!(names(&spec["containers"]), ["tasuki-proxy", "cart"]);
+    assert_eq!(spec["containers"][0].get("restartPolicy"), None);
+    let lifecycle = &spec["containers"][0]["lifecycle"];
+    assert_eq!(lifecycle["preStop"]["httpGet"]["port"], 15021);
     assert_eq!(
-        spec["containers"][1]["lifecycle"]["preStop"]["httpGet"]["port"],
-        15021
+        lifecycle["postStart"]["exec"]["command"],
+        json!(["tasuki-proxy", "wait"]),
+        "nothing starts before its network"
     );
+    assert_eq!(
+        pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"],
+        "cart"
+    );
+}
+
+/// The key that the kubelet shows when it calls a hook.
+fn shown(hook: &Value) -> &str {
+    let headers = hook["httpGet"]["httpHeaders"].as_array().unwrap();
+    assert_eq!(headers[0]["name"], "tasuki-hook-key");
+    headers[0]["value"].as_str().unwrap()
+}
+
+#[test]
+fn hooks_have_a_key_that_the_sidecar_knows() {
+    let (first, _) = injected(pod());
+    let sidecar = &first["spec"]["initContainers"][1];
+    let key = variable(sidecar, "TASUKI_HOOK_KEY").unwrap();
+    let hook = &first["spec"]["containers"][0]["lifecycle"]["preStop"];
+    assert_eq!(shown(hook), key);
+    let (second, _) = injected(pod());
+    let sidecar = &second["spec"]["initContainers"][1];
+    assert_ne!(variable(sidecar, "TASUKI_HOOK_KEY"), Some(key));
+    let mut classic = pod();
+    classic["metadata"]["annotations"] = json!({"tasuki.dev/native-sidecar": "false"});
+    let (classic, _) = injected(classic);
+    let sidecar = &classic["spec"]["containers"][0];
+    let key = variable(sidecar, "TASUKI_HOOK_KEY").unwrap();
+    assert_eq!(shown(&sidecar["lifecycle"]["preStop"]), key);
+}
+
+#[test]
+fn a_key_that_is_none_is_replaced() {
+    let (mut broken, _) = injected(pod());
+    let environment = &mut broken["spec"]["initContainers"][1]["env"];
+    for variable in environment.as_array_mut().unwrap() {
+        if variable["name"] == "TASUKI_HOOK_KEY" {
+            variable["value"] = json!("guess");
+        }
+    }
+    let (mended, _) = injected(broken);
+    let key = variable(&mended["spec"]["initContainers"][1], "TASUKI_HOOK_KEY").unwrap();
+    assert_eq!(key.len(), 32);
+    let hook = &mended["spec"]["containers"][0]["lifecycle"]["preStop"];
+    assert_eq!(shown(hook), key);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! What is to be checked: `--probes`, parsed once at start.
 //!
-//! One JSON object; a key is `CONTAINER/KIND`, a value Kubernetes' own handler with the probe's `timeoutSeconds`.
+//! One JSON object; a key is `CONTAINER/KIND`, a value Kubernetes' own handler with the probe's `timeoutSeconds`. A value
+//! that cannot be performed is a check that always fails, as it would at the kubelet's: a sidecar that did not start for it
+//! would take the traffic away too.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRAILER, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
@@ -56,6 +58,8 @@ pub enum Check {
         port: u16,
         service: String,
     },
+    /// It always fails; why.
+    Impossible(String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -127,9 +131,12 @@ impl FromStr for Probes {
             let (container, kind) = key_of(&key)?;
             let declared = serde_json::from_value::<Written>(value)
                 .map_err(|error| error.to_string())
-                .and_then(|written| written.declared(kind))
-                .map_err(|reason| format!("key {key:?}: {reason}"))?;
-            checks.insert((container, kind), declared);
+                .and_then(|written| written.declared(kind));
+            let impossible = |reason| Declared {
+                check: Check::Impossible(format!("key {key:?}: {reason}")),
+                timeout: PROBE_TIMEOUT,
+            };
+            checks.insert((container, kind), declared.unwrap_or_else(impossible));
         }
         Ok(Probes(Arc::new(checks)))
     }
@@ -238,11 +245,13 @@ impl WrittenHttp {
         {
             let wrong = |what| format!("httpGet.httpHeaders[{index}].{what}");
             let name: HeaderName = header.name.parse().map_err(|_| wrong("name: no header"))?;
-            let value = HeaderValue::from_str(&header.value)
+            // Kubernetes takes any text, which the kubelet sends as the UTF-8 that it is.
+            let value = HeaderValue::from_bytes(header.value.as_bytes())
                 .map_err(|_| wrong("value: not what a header can have"))?;
             if name == HOST {
                 authority = Some(value);
-            } else {
+            } else if ![CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER].contains(&name) {
+                // Those frame a body, of which there is none: the kubelet's client leaves them out as well.
                 headers.append(name, value);
             }
         }

@@ -14,6 +14,7 @@ pub const APART: Duration = Duration::from_millis(500);
 /// The check that was begun last.
 #[derive(Debug)]
 pub struct Shared<T> {
+    apart: Duration,
     last: Mutex<Option<Begun<T>>>,
 }
 
@@ -25,33 +26,55 @@ struct Begun<T> {
 
 impl<T> Default for Shared<T> {
     fn default() -> Self {
+        Self::new(APART)
+    }
+}
+
+impl<T> Shared<T> {
+    /// Checks begin at most this often.
+    pub fn new(apart: Duration) -> Self {
         Self {
+            apart,
             last: Mutex::default(),
         }
     }
 }
 
-impl<T: Copy + Send + Sync + 'static> Shared<T> {
+impl<T: Clone + Send + Sync + 'static> Shared<T> {
     /// The outcome of the check that is under way or was made just now, else of a new one. It runs on when the asker goes.
     /// `None` if it was lost, which only the end of the process does.
     pub async fn ask(&self, check: impl Future<Output = T> + Send + 'static) -> Option<T> {
-        let mut outcome = self.join(Instant::now(), check);
-        let seen = outcome.wait_for(Option::is_some).await;
-        seen.ok().and_then(|outcome| *outcome)
+        self.ask_or_last(|| Some(check)).await
     }
 
-    fn join(
+    /// The same, and the last outcome, however old, where no new one may be begun.
+    pub async fn ask_or_last<C>(&self, begin: impl FnOnce() -> Option<C>) -> Option<T>
+    where
+        C: Future<Output = T> + Send + 'static,
+    {
+        let mut outcome = self.join(Instant::now(), begin)?;
+        let seen = outcome.wait_for(Option::is_some).await;
+        seen.ok().and_then(|outcome| outcome.clone())
+    }
+
+    fn join<C>(
         &self,
         now: Instant,
-        check: impl Future<Output = T> + Send + 'static,
-    ) -> watch::Receiver<Option<T>> {
+        begin: impl FnOnce() -> Option<C>,
+    ) -> Option<watch::Receiver<Option<T>>>
+    where
+        C: Future<Output = T> + Send + 'static,
+    {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(begun) = &*last {
             let running = begun.outcome.borrow().is_none() && begun.outcome.has_changed().is_ok();
-            if running || now < begun.at + APART {
-                return begun.outcome.clone();
+            if running || now < begun.at + self.apart {
+                return Some(begun.outcome.clone());
             }
         }
+        let Some(check) = begin() else {
+            return last.as_ref().map(|begun| begun.outcome.clone());
+        };
         let (told, outcome) = watch::channel(None);
         tokio::spawn(async move {
             told.send_replace(Some(check.await));
@@ -60,7 +83,7 @@ impl<T: Copy + Send + Sync + 'static> Shared<T> {
             at: now,
             outcome: outcome.clone(),
         });
-        outcome
+        Some(outcome)
     }
 }
 
@@ -101,6 +124,17 @@ mod tests {
         );
         tokio::time::sleep(APART).await;
         assert_eq!(shared.ask(check(Duration::ZERO)).await, Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_one_stands_in_for_one_that_may_not_be() {
+        let shared = Shared::default();
+        let never = || None::<std::future::Ready<i32>>;
+        assert_eq!(shared.ask_or_last(never).await, None);
+        assert_eq!(shared.ask(async { 1 }).await, Some(1));
+        tokio::time::sleep(APART).await;
+        assert_eq!(shared.ask_or_last(never).await, Some(1));
+        assert_eq!(shared.ask(async { 2 }).await, Some(2));
     }
 
     #[tokio::test(start_paused = true)]

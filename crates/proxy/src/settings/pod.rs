@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use http::uri::PathAndQuery;
+use tasuki_runtime::HookKey;
 
 use super::parse_duration;
 use crate::probe::Probes;
@@ -29,6 +30,14 @@ pub struct PodArgs {
     /// Where the application serves Prometheus; its metrics are merged into /metrics; needs --pod-ip
     #[arg(long, env = "TASUKI_APPLICATION_METRICS", value_name = ":PORT/PATH")]
     pub application_metrics: Option<ApplicationMetrics>,
+    /// What a caller of a hook, /app/CONTAINER/prestop or poststart, must have in header tasuki-hook-key; without it there are no hooks
+    #[arg(
+        long,
+        env = "TASUKI_HOOK_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub hook_key: Option<HookKey>,
     /// The longest that a preStop hook waits for the mesh to send no more to this Pod
     #[arg(long, env = "TASUKI_PRESTOP_LIMIT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub prestop_limit: Duration,
@@ -43,6 +52,7 @@ pub struct PodSettings {
     pub ip: Option<IpAddr>,
     pub probes: Probes,
     pub application_metrics: Option<ApplicationMetrics>,
+    pub hook_key: Option<HookKey>,
     pub prestop_limit: Duration,
     pub drain_minimum: Duration,
 }
@@ -67,6 +77,7 @@ impl PodArgs {
             ip: self.pod_ip,
             probes: self.probes,
             application_metrics: self.application_metrics,
+            hook_key: self.hook_key,
             prestop_limit: self.prestop_limit,
             drain_minimum: self.drain_minimum,
         })
@@ -80,6 +91,7 @@ impl Default for PodSettings {
             ip: None,
             probes: Probes::default(),
             application_metrics: None,
+            hook_key: None,
             prestop_limit: Duration::from_secs(10),
             drain_minimum: Duration::from_secs(5),
         }

@@ -1,9 +1,13 @@
 //! What handlers see and say.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::Full;
+
+use super::places::Hold;
 
 /// A request whose body has been read, up to the server's limit.
 #[derive(Clone, Debug)]
@@ -14,6 +18,14 @@ pub struct Request {
     pub query: Option<String>,
     pub headers: HeaderMap,
     pub body: Bytes,
+    pub(super) client: Client,
+}
+
+/// Who asks, over which connection.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub ip: IpAddr,
+    pub hold: Hold,
 }
 
 /// An answer.
@@ -31,6 +43,11 @@ pub struct Response {
 pub(super) struct HungUp;
 
 impl Request {
+    /// Keeps the connection's place from newcomers. For clients that have proven who they are, and wait long.
+    pub fn keep_place(&self) {
+        self.client.hold.keep();
+    }
+
     /// The first query parameter of that name, undecoded; `""` for one without a value.
     pub fn query_value(&self, name: &str) -> Option<&str> {
         self.query.as_deref()?.split('&').find_map(|pair| {
@@ -57,7 +74,7 @@ impl Response {
     }
 
     /// The text format of [`crate::metrics::expose`].
-    pub fn metrics(text: String) -> Self {
+    pub fn metrics(text: impl Into<Bytes>) -> Self {
         Self::new(StatusCode::OK, crate::metrics::CONTENT_TYPE, text)
     }
 

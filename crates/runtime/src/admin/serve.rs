@@ -1,9 +1,8 @@
 //! The server: accept, bound, dispatch.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -13,17 +12,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::message::Client;
+use super::places::{Place, Places};
 use super::{Request, Response, Routes};
 
 /// What one server allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Further connections wait in the kernel's backlog.
+    /// One more ends one of the address that has the most.
     pub connections: usize,
-    /// Of these, from one address; more are closed at once.
+    /// Of these, from one address; one more ends its oldest.
     pub per_address: usize,
     /// For the header block, which also bounds an idle keep-alive connection.
     pub header_timeout: Duration,
@@ -31,6 +32,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// For the handler.
     pub request_timeout: Duration,
+    /// For the client to take the answer.
+    pub write_timeout: Duration,
     pub body_bytes: usize,
 }
 
@@ -38,10 +41,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 64,
-            per_address: 64,
+            per_address: 16,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             body_bytes: 64 * 1024,
         }
     }
@@ -60,23 +64,15 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()>,
 ) {
     let routes = Arc::new(routes);
-    let permits = Arc::new(Semaphore::new(limits.connections));
-    let peers = Peers::default();
+    let places = Places::new(limits.connections, limits.per_address);
     let accept = async {
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                return;
-            };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let Some(counted) = peers.count(peer.ip(), limits.per_address) else {
-                        continue;
-                    };
-                    let routes = Arc::clone(&routes);
-                    tokio::spawn(async move {
-                        connection(stream, routes, limits).await;
-                        drop((permit, counted));
-                    });
+                    if let Some(place) = places.enter(peer.ip()) {
+                        let peer = peer.ip().to_canonical();
+                        tokio::spawn(connection(stream, peer, place, Arc::clone(&routes), limits));
+                    }
                 }
                 Err(error) => {
                     // Mostly EMFILE: trying again at once would only burn CPU.
@@ -92,63 +88,70 @@ pub async fn serve_with(
     }
 }
 
-/// Open connections by the address they come from.
-#[derive(Clone, Default)]
-struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One of them, until it is dropped.
-struct Counted {
-    peers: Peers,
-    address: IpAddr,
-}
-
-impl Peers {
-    /// `None`: as many as there may be are open.
-    fn count(&self, address: IpAddr, most: usize) -> Option<Counted> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Counted {
-            peers: self.clone(),
-            address,
-        })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut open = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
-            }
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, routes: Arc<Routes>, limits: Limits) {
+async fn connection(
+    stream: TcpStream,
+    peer: IpAddr,
+    mut place: Place,
+    routes: Arc<Routes>,
+    limits: Limits,
+) {
+    let client = Client {
+        ip: peer,
+        hold: place.hold(),
+    };
+    let (answered, due) = watch::channel(None);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let routes = Arc::clone(&routes);
-        async move { answer(&routes, limits, request).await.send() }
+        let (routes, client, answered) = (Arc::clone(&routes), client.clone(), answered.clone());
+        async move {
+            answered.send_replace(None);
+            let response = answer(&routes, limits, client, request).await;
+            // Idle time after it is bounded by the wait for the next head.
+            let due = Instant::now() + limits.write_timeout + limits.header_timeout;
+            answered.send_replace(Some(due));
+            response.send()
+        }
     });
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(32 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "admin: connection");
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            tracing::debug!(%error, "admin: connection");
+        },
+        () = place.lost() => tracing::debug!(%peer, "admin: connection ended for another"),
+        () = overdue(due) => tracing::debug!(%peer, "admin: answer not taken in time"),
     }
 }
 
-async fn answer(routes: &Routes, limits: Limits, request: http::Request<Incoming>) -> Response {
+/// Resolves when the last answer should have been taken.
+async fn overdue(mut due: watch::Receiver<Option<Instant>>) {
+    loop {
+        let until = *due.borrow_and_update();
+        let passed = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = passed => return,
+            changed = due.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+        }
+    }
+}
+
+async fn answer(
+    routes: &Routes,
+    limits: Limits,
+    client: Client,
+    request: http::Request<Incoming>,
+) -> Response {
     let (parts, body) = request.into_parts();
-    let handler = match routes.find(&parts.method, parts.uri.path(), &parts.headers) {
+    let handler = match routes.find(&parts.method, parts.uri.path(), &parts.headers, client.ip) {
         Ok(handler) => handler,
         Err(refusal) => return *refusal,
     };
@@ -168,6 +171,7 @@ async fn answer(routes: &Routes, limits: Limits, request: http::Request<Incoming
         query: parts.uri.query().map(str::to_owned),
         headers: parts.headers,
         body,
+        client,
     };
     match timeout(limits.request_timeout, handler(request)).await {
         Ok(response) => response,

@@ -1,13 +1,24 @@
 //! The admin server over a real socket: methods, Host, unknown paths.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use http::header::HOST;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 2, 3));
+
 fn routes() -> Routes {
     Routes::new()
+        .get_locally("/secret", |_| async {
+            Response::text(StatusCode::OK, "secret\n")
+        })
+        .get("/much", |_| async {
+            Response::text(StatusCode::OK, vec![b'x'; 64 << 20])
+        })
         .get("/ready", |_| async {
             Response::text(StatusCode::OK, "ready\n")
         })
@@ -33,7 +44,7 @@ fn refusal(
         .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
         .collect();
     routes
-        .find(&method, path, &headers)
+        .find(&method, path, &headers, STRANGER)
         .err()
         .map(|response| response.status.as_u16())
 }
@@ -138,32 +149,76 @@ async fn no_answer_is_an_answer_too() {
     );
 }
 
-#[tokio::test]
-async fn one_address_does_not_get_all_places() {
+#[test]
+fn what_is_for_this_machine_only() {
+    let find = |host: &str, client: &str| {
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_str(host).unwrap())]);
+        let found = routes().find(&Method::GET, "/secret", &headers, client.parse().unwrap());
+        found.err().map(|response| response.status.as_u16())
+    };
+    assert_eq!(find("localhost:15014", "127.0.0.1"), None);
+    assert_eq!(find("localhost", "::1"), None);
+    assert_eq!(find("10.1.2.3:15014", "10.1.2.4"), Some(403));
+    assert_eq!(find("localhost:15014", "10.1.2.4"), Some(403));
+    assert_eq!(find("evil.example", "127.0.0.1"), Some(403));
+}
+
+/// A server with these bounds.
+async fn serving(limits: Limits) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let never = std::future::pending();
+    tokio::spawn(serve_with(listener, routes(), limits, never));
+    address
+}
+
+/// A connection from another address of this machine.
+async fn from(source: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((source, 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+async fn is_ready(mut stream: TcpStream) -> bool {
+    let request = b"GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let mut answer = Vec::new();
+    stream.write_all(request).await.is_ok()
+        && stream.read_to_end(&mut answer).await.is_ok()
+        && answer.starts_with(b"HTTP/1.1 200")
+}
+
+#[tokio::test]
+async fn the_kubelet_gets_in_whoever_holds_the_places() {
     let limits = Limits {
-        per_address: 2,
+        connections: 8,
+        per_address: 4,
         ..Limits::default()
     };
-    tokio::spawn(serve_with(
-        listener,
-        routes(),
-        limits,
-        std::future::pending(),
-    ));
-    let _first = TcpStream::connect(address).await.unwrap();
-    let _second = TcpStream::connect(address).await.unwrap();
-    let mut third = TcpStream::connect(address).await.unwrap();
-    assert_eq!(third.read(&mut [0]).await.unwrap_or(0), 0);
-    let from = tokio::net::TcpSocket::new_v4().unwrap();
-    from.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let mut other = from.connect(address).await.unwrap();
-    other
-        .write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\n\r\n")
-        .await
-        .unwrap();
-    assert_eq!(other.read(&mut [0]).await.unwrap(), 1);
+    let address = serving(limits).await;
+    let mut strangers = Vec::new();
+    for number in 0..64 {
+        strangers.push(from([127, 0, 1, number % 5], address).await);
+        let probe = is_ready(from([127, 0, 2, 1], address).await).await;
+        assert!(probe, "{number}");
+    }
+    for greedy in 0..64 {
+        strangers.push(from([127, 0, 2, 1], address).await);
+        let probe = is_ready(from([127, 0, 2, 1], address).await).await;
+        assert!(probe, "{greedy}: from the address of greedy ones, too");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_take_the_answer_is_left() {
+    let address = serving(Limits::default()).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /much HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    // Virtual time runs while nothing is read; then what the kernel holds is all there is.
+    tokio::time::sleep(Duration::from_secs(41)).await;
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer).await;
+    assert!(answer.len() < 64 << 20, "all {} bytes", answer.len());
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,6 +50,10 @@ prop_compose! {
             pod["spec"]["restartPolicy"] = json!("Never");
         }
         if !native {
+            // A native sidecar whose probes would wait for one that is not is refused.
+            if let Some(init) = pod["spec"]["initContainers"].get_mut(0).and_then(Value::as_object_mut) {
+                init.remove("restartPolicy");
+            }
             pod["metadata"]["annotations"]["tasuki.dev/native-sidecar"] = json!("false");
         }
         if scrape {

@@ -7,7 +7,7 @@ const TEMPLATE: &str =
     "{metadata: {labels: {app: cart}}, spec: {containers: [{name: cart, image: cart}]}}";
 
 fn manifests(text: &str) -> (Vec<Value>, Vec<String>) {
-    let manifests = inject_manifests(text, &settings()).unwrap();
+    let manifests = inject_manifests(text, &settings(), HookKey::random).unwrap();
     let parsed = serde_saphyr::from_multiple(&manifests.text).unwrap();
     (parsed, manifests.notes)
 }
@@ -53,19 +53,25 @@ fn other_documents_stay_to_the_letter() {
     let other = "# A comment\nkind:   ConfigMap\ndata: {mode: '0644', on: \"yes\"}\n";
     let text =
         format!("{other}---\nkind: Deployment\nspec: {{template: {TEMPLATE}}}\n---\n{other}");
-    let injected = inject_manifests(&text, &settings()).unwrap().text;
+    let injected = inject_manifests(&text, &settings(), HookKey::random)
+        .unwrap()
+        .text;
     assert!(
         injected.starts_with(other) && injected.ends_with(&format!("---\n{other}")),
         "{injected}"
     );
-    let again = inject_manifests(&injected, &settings()).unwrap().text;
+    let again = inject_manifests(&injected, &settings(), HookKey::random)
+        .unwrap()
+        .text;
     assert_eq!(again, injected);
 }
 
 #[test]
 fn values_keep_their_types() {
     let text = "kind: Pod\nspec:\n  containers:\n  - {name: a, env: [{name: A, value: 'on'}, {name: B, value: '010'}]}\n  volumes:\n  - {name: v, secret: {secretName: s, defaultMode: 0640}}\n";
-    let injected = inject_manifests(text, &settings()).unwrap().text;
+    let injected = inject_manifests(text, &settings(), HookKey::random)
+        .unwrap()
+        .text;
     let parsed: Value = serde_saphyr::from_str(&injected).unwrap();
     let spec = &parsed["spec"];
     assert_eq!(
@@ -86,7 +92,7 @@ fn values_keep_their_types() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    let error = |text: &str| inject_manifests(text, &settings()).unwrap_err();
+    let error = |text: &str| inject_manifests(text, &settings(), HookKey::random).unwrap_err();
     assert!(error("kind: Pod\n---\n- [").starts_with("Pod default/: spec.containers is empty"));
     assert!(error("a: b\n---\n- [").starts_with("document of line 2: "));
     assert_eq!(

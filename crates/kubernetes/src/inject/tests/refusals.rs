@@ -3,7 +3,7 @@
 use super::*;
 
 fn skipped(pod: Value, namespace: &Namespace) -> Skip {
-    match inject(pod, namespace, &settings()) {
+    match inject(pod, namespace, &settings(), HookKey::random()) {
         Outcome::Skipped(skip) => skip,
         other => panic!("{other:?}"),
     }
@@ -19,7 +19,7 @@ fn labelled(value: &str) -> Value {
 fn the_pod_counts_more_than_its_namespace() {
     let off = namespace(&[("tasuki.dev/inject", "disabled")]);
     assert!(matches!(
-        inject(labelled("enabled"), &off, &settings()),
+        inject(labelled("enabled"), &off, &settings(), HookKey::random()),
         Outcome::Injected { .. }
     ));
     assert_eq!(skipped(labelled("disabled"), &meshed()), Skip::Disabled);
@@ -35,13 +35,13 @@ fn istios_label_counts_when_told_to() {
     let mut settings = settings();
     settings.istio_injection = true;
     assert!(matches!(
-        inject(pod(), &istio, &settings),
+        inject(pod(), &istio, &settings, HookKey::random()),
         Outcome::Injected { .. }
     ));
     let mut own = pod();
     own["metadata"]["labels"]["sidecar.istio.io/inject"] = json!("false");
     assert_eq!(
-        inject(own, &istio, &settings),
+        inject(own, &istio, &settings, HookKey::random()),
         Outcome::Skipped(Skip::Disabled)
     );
     let both = namespace(&[
@@ -49,7 +49,7 @@ fn istios_label_counts_when_told_to() {
         ("tasuki.dev/inject", "disabled"),
     ]);
     assert_eq!(
-        inject(pod(), &both, &settings),
+        inject(pod(), &both, &settings, HookKey::random()),
         Outcome::Skipped(Skip::Disabled)
     );
 }
@@ -108,6 +108,72 @@ fn the_sidecars_user_is_nobody_elses() {
 }
 
 #[test]
+fn a_native_sidecar_cannot_wait_for_one_that_is_not() {
+    let with = |field: &str, probe: Value| {
+        let mut pod = pod();
+        pod["metadata"]["annotations"] = json!({"tasuki.dev/native-sidecar": "false"});
+        pod["spec"]["initContainers"] = json!([{"name": "cache", "restartPolicy": "Always"}]);
+        pod["spec"]["initContainers"][0][field] = probe;
+        pod
+    };
+    let tcp = json!({"tcpSocket": {"port": 6379}});
+    for (field, probe) in [
+        ("startupProbe", tcp.clone()),
+        ("livenessProbe", json!({"grpc": {"port": 1}})),
+        ("lifecycle", json!({"postStart": {"httpGet": {"port": 1}}})),
+    ] {
+        let reason = refused(with(field, probe));
+        for part in ["native sidecar cache", "tasuki.dev/native-sidecar=true"] {
+            assert!(reason.contains(part), "{reason}");
+        }
+    }
+    for (field, probe) in [
+        ("startupProbe", json!({"exec": {"command": ["true"]}})),
+        ("readinessProbe", tcp.clone()),
+    ] {
+        injected(with(field, probe));
+    }
+    let mut ordinary = with("startupProbe", tcp);
+    ordinary["spec"]["initContainers"][0]["restartPolicy"] = Value::Null;
+    injected(ordinary);
+}
+
+#[test]
+fn headers_that_cannot_be_sent() {
+    let with = |get: Value| {
+        let mut pod = pod();
+        pod["spec"]["containers"][0]["readinessProbe"] = json!({"httpGet": get});
+        pod
+    };
+    let header = |name: &str, value: &str| {
+        with(json!({"port": 1, "httpHeaders": [{"name": name, "value": value}]}))
+    };
+    let reason = refused(header("X-Shop", "a\nb"));
+    assert!(
+        reason.starts_with("httpGet.httpHeaders[0].value of readinessProbe of container cart"),
+        "{reason}"
+    );
+    injected(header("X-Shop", "K\u{e4}se"));
+    let reason = refused(header("X-Shop", &"x".repeat(200_000)));
+    assert!(
+        reason.contains("200") && reason.contains("100000"),
+        "{reason}"
+    );
+    // Kubernetes refuses these, in its own words, if it sees them.
+    let two = json!({"httpGet": {"port": 1}, "tcpSocket": {"port": 1}});
+    for probe in [
+        header("a b", "")["spec"]["containers"][0]["readinessProbe"].clone(),
+        json!({"httpGet": {"port": 1, "scheme": "ftp"}}),
+        two,
+    ] {
+        let mut pod = pod();
+        pod["spec"]["containers"][0]["readinessProbe"] = probe.clone();
+        let (pod, _) = injected(pod);
+        assert_eq!(pod["spec"]["containers"][0]["readinessProbe"], probe);
+    }
+}
+
+#[test]
 fn a_namespace_that_forbids_the_init_container() {
     for (level, fits) in [
         ("privileged", true),
@@ -118,7 +184,7 @@ fn a_namespace_that_forbids_the_init_container() {
             ("tasuki.dev/inject", "enabled"),
             ("pod-security.kubernetes.io/enforce", level),
         ]);
-        match inject(pod(), &namespace, &settings()) {
+        match inject(pod(), &namespace, &settings(), HookKey::random()) {
             Outcome::Injected { .. } => assert!(fits),
             Outcome::Refused(reason) => {
                 assert!(

@@ -70,6 +70,23 @@ fn probes_that_do_not_reach_the_pod_by_network_stay() {
 }
 
 #[test]
+fn what_the_sidecar_does_not_know_is_told() {
+    let (pod, warnings) = injected(with_container(json!({
+        "readinessProbe": {"httpGet": {"port": 8080, "path": null, "version": "3"}},
+    })));
+    assert_eq!(
+        warnings,
+        [
+            "httpGet.version of readinessProbe of container cart is not known to the sidecar and has no effect"
+        ]
+    );
+    assert_eq!(
+        checks(&pod)["cart/readiness"]["httpGet"],
+        json!({"port": 8080})
+    );
+}
+
+#[test]
 fn hooks_over_http_are_performed_by_the_sidecar() {
     let (pod, warnings) = injected(with_container(json!({"lifecycle": {
         "postStart": {"httpGet": {"path": "/warm", "port": 8080}},
@@ -152,6 +169,9 @@ fn scraping_finds_both_metrics_in_one_place() {
     );
     let (pod, _) = annotated(json!({"prometheus.io/scrape": "true"}));
     assert_eq!(metrics(&pod).as_deref(), Some(":8080/metrics"));
+    let (pod, warnings) =
+        annotated(json!({"prometheus.io/scrape": "true", "prometheus.io/path": "/a<b"}));
+    assert_eq!((metrics(&pod), warnings.len()), (None, 1));
     let (pod, _) = annotated(json!({"prometheus.io/port": "9100"}));
     assert_eq!(metrics(&pod), None);
     let (pod, warnings) =

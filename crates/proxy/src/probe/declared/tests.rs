@@ -96,7 +96,26 @@ fn an_error_names_the_key_and_what_would_be_right() {
             "timeoutSeconds: not 1",
         ),
     ] {
-        let error = json.parse::<Probes>().unwrap_err();
+        let error = match json.parse::<Probes>() {
+            Err(error) => error,
+            // The sidecar starts, and the check fails.
+            Ok(probes) => match &probes.iter().next().unwrap().1.check {
+                Check::Impossible(reason) => reason.clone(),
+                check => panic!("{json}: {check:?}"),
+            },
+        };
         assert!(error.contains(expected), "{json}: {error}");
     }
+}
+
+#[test]
+fn headers_are_what_the_kubelet_would_send() {
+    let json = r#"{"a/liveness":{"httpGet":{"port":1,"httpHeaders":[
+        {"name":"X-Shop","value":"Käse"},{"name":"Content-Length","value":"5"},{"name":"Host","value":"ü.example"}]}}}"#;
+    let Check::Http(get) = one(json).check else {
+        panic!("not httpGet");
+    };
+    assert_eq!(get.headers["x-shop"].as_bytes(), "Käse".as_bytes());
+    assert_eq!(get.headers.len(), 1);
+    assert_eq!(get.authority.unwrap().as_bytes(), "ü.example".as_bytes());
 }
