@@ -61,12 +61,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let trust_domain = TrustDomain::new(&settings.trust_domain).context("--trust-domain")?;
     let registry = metrics::registry("control", env!("CARGO_PKG_VERSION"))?;
-    let mesh_settings = MeshSettings::new(
+    let mut mesh_settings = MeshSettings::new(
         trust_domain.clone(),
         settings.root_namespace(),
         settings.outbound_traffic_policy,
         settings.certificate_ttl,
     );
+    if settings.kubernetes {
+        mesh_settings = mesh_settings.with_istio_label(settings.istio_injection_label);
+    }
     let platform = if settings.kubernetes {
         // Which may wait long for the API server.
         tokio::select! {

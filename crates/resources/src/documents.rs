@@ -359,7 +359,7 @@ fn read_kind(kind: Kind, root: Fields<'_>, meta: Metadata) -> Option<Object> {
         Kind::Service => service::read(&root, meta).map(Object::Service),
         Kind::Pod => pod::read(&root, meta).map(Object::Pod),
         Kind::EndpointSlice => endpoint_slice::read(&root, meta).map(Object::EndpointSlice),
-        Kind::Namespace => Some(Object::Namespace(namespace::Namespace { meta })),
+        Kind::Namespace => Some(Object::Namespace(namespace::read(&root, meta))),
         Kind::VirtualService => {
             mesh(root, meta, crate::virtual_service::read).map(Object::VirtualService)
         }

@@ -18,6 +18,8 @@ pub struct MeshSettings {
     pub root_namespace: String,
     outbound_traffic_policy: OutboundTrafficPolicy,
     certificate_ttl: Duration,
+    /// Whether the API server sends the pods of namespaces with Istio's label to the webhook; `None` without one.
+    istio_label: Option<bool>,
     declared: Arc<Declared>,
 }
 
@@ -34,8 +36,15 @@ impl MeshSettings {
             root_namespace: root_namespace.into(),
             outbound_traffic_policy,
             certificate_ttl,
+            istio_label: None,
             declared: Arc::default(),
         }
+    }
+
+    /// In a cluster, installed to honour Istio's label or not.
+    pub fn with_istio_label(mut self, honoured: bool) -> Self {
+        self.istio_label = Some(honoured);
+        self
     }
 
     /// The same flags under what `all` declare now. Those that are not in the
@@ -44,6 +53,7 @@ impl MeshSettings {
         let mut own = Arc::default();
         for object in all.iter().filter(|object| object.meta.name.name == NAME) {
             if object.meta.name.namespace == self.root_namespace {
+                self.warn_of_label(object, report);
                 own = Arc::new((*object).clone());
                 continue;
             }
@@ -61,6 +71,19 @@ impl MeshSettings {
         Self {
             declared: own,
             ..self.clone()
+        }
+    }
+
+    /// The webhooks' selectors are the installation's: without it no such pod ever comes to be asked about.
+    fn warn_of_label(&self, object: &Declared, report: &mut Report) {
+        let asked = object.injection.istio_injection_label == Some(true);
+        if asked && self.istio_label == Some(false) {
+            report.add(
+                Severity::Warning,
+                &key(object),
+                "spec.injection.istioInjectionLabel",
+                "has no effect: pods of namespaces with istio-injection=enabled do not come to the webhook; install with injection.istioLabel=true as well",
+            );
         }
     }
 

@@ -48,6 +48,24 @@ fn pods_that_are_not_ready_have_ports_but_no_traffic() {
 }
 
 #[test]
+fn a_label_that_no_webhook_selects_is_told() {
+    let documents = "apiVersion: tasuki.dev/v1alpha1\nkind: MeshSettings\nmetadata: {name: default, namespace: istio-system}\nspec: {injection: {istioInjectionLabel: true}}\n";
+    let mesh = good_mesh(&[documents]);
+    assert_eq!(report(&mesh), "", "no webhooks at all");
+    for (honoured, told) in [(true, false), (false, true)] {
+        let settings = mesh.settings.clone().with_istio_label(honoured);
+        let mut folder = crate::source::folder::Folder::default();
+        folder.put("mesh.yaml", Ok(documents.to_owned()));
+        let report = report(&Mesh::build(&folder.objects(), settings));
+        assert_eq!(
+            report.contains("injection.istioLabel=true"),
+            told,
+            "{report}"
+        );
+    }
+}
+
+#[test]
 fn one_address_one_service() {
     let second = "apiVersion: v1\nkind: Service\nmetadata: {name: thief, namespace: shop}\nspec: {clusterIP: 10.96.0.10, ports: [{port: 8080}]}\n";
     let mesh = mesh(&[SHOP, second]);

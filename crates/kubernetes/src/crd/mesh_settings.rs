@@ -66,7 +66,7 @@ fn injection() -> Schema {
         (
             "istioInjectionLabel",
             says(
-                "A namespace's label istio-injection=enabled counts too.",
+                "A namespace's label istio-injection=enabled counts too; needs the install value injection.istioLabel.",
                 boolean(),
             ),
         ),

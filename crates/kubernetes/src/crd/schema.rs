@@ -87,10 +87,11 @@ pub fn number() -> Schema {
     typed("number")
 }
 
-/// `2`, `100m`, `128Mi`; as Kubernetes has it, a number is as good as a string.
+/// `2`, `0.5`, `100m`, `128Mi`: a number is as good as a string, as in Kubernetes' own kinds. A structural schema has no words
+/// for that (`x-kubernetes-int-or-string` refuses `0.5`), so here is anything, and our own validation names what is wrong.
 pub fn quantity() -> Schema {
     Schema {
-        x_kubernetes_int_or_string: Some(true),
+        x_kubernetes_preserve_unknown_fields: Some(true),
         ..Schema::default()
     }
 }

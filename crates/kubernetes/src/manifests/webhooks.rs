@@ -111,6 +111,7 @@ pub fn validating(settings: &InstallSettings) -> ValidatingWebhookConfiguration 
         webhooks: Some(vec![
             validator(settings, "namespace.validate.tasuki.dev", namespaces),
             validator(settings, "system.validate.tasuki.dev", system),
+            label_reader(),
         ]),
     }
 }
@@ -144,6 +145,33 @@ fn validator(
         match_policy: Some("Equivalent".to_owned()),
         side_effects: "None".to_owned(),
         timeout_seconds: Some(TIMEOUT),
+        admission_review_versions: texts(&["v1"]),
+        ..ValidatingWebhook::default()
+    }
+}
+
+/// Warns of a namespace's label that nobody acts on, and is asked about no other namespace. It stands in nobody's way.
+fn label_reader() -> ValidatingWebhook {
+    let labels = vec![
+        LabelSelectorRequirement {
+            key: INJECT_LABEL.to_owned(),
+            operator: "Exists".to_owned(),
+            values: None,
+        },
+        is_not(INJECT_LABEL, &["enabled", "disabled"]),
+    ];
+    ValidatingWebhook {
+        name: "label.validate.tasuki.dev".to_owned(),
+        client_config: client(VALIDATE_PATH),
+        rules: Some(vec![RuleWithOperations {
+            api_versions: Some(texts(&["v1"])),
+            ..written("", &["namespaces"])
+        }]),
+        object_selector: Some(selector(labels)),
+        failure_policy: Some("Ignore".to_owned()),
+        match_policy: Some("Equivalent".to_owned()),
+        side_effects: "None".to_owned(),
+        timeout_seconds: Some(TIMEOUT / 2),
         admission_review_versions: texts(&["v1"]),
         ..ValidatingWebhook::default()
     }

@@ -39,7 +39,7 @@ fn everything_that_can_be_said() {
   injection:
     nativeSidecar: false
     istioInjectionLabel: true
-    resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {cpu: 2, memory: 0.5Gi}}
+    resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {cpu: 2.5, memory: 0.5Gi}}
     logLevel: info,tasuki_proxy=debug
     workers: 2
     drainTime: 45s
@@ -57,7 +57,7 @@ fn everything_that_can_be_said() {
     assert_eq!(settings.retry_budget.unwrap().min_concurrent, 1);
     let injection = settings.injection;
     assert_eq!(injection.native_sidecar, Some(false));
-    assert_eq!(injection.limits.cpu.unwrap().as_str(), "2");
+    assert_eq!(injection.limits.cpu.unwrap().as_str(), "2.5");
     assert_eq!(injection.limits.memory.unwrap().as_str(), "0.5Gi");
     assert_eq!(injection.drain_minimum, Some(Duration::ZERO));
     assert_eq!(injection.exclude_outbound_ports, [3306, 5432]);
