@@ -3,6 +3,7 @@
 
 mod app;
 mod control;
+mod injection;
 mod install;
 mod outage;
 mod probes;
