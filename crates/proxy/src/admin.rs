@@ -1,6 +1,7 @@
 //! What people and programs may ask the proxy: the admin endpoints (loopback), the scrape and the readiness.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use tasuki_runtime::admin::{Response, Routes};
@@ -17,9 +18,13 @@ use crate::state::State;
 mod dump;
 mod merge;
 mod pod;
+mod scrape;
 
 use self::merge::Merged;
 pub use self::pod::LIMITS as HEALTH_LIMITS;
+
+/// Between two expositions: what strangers cost who ask without end.
+const SCRAPE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the handlers can reach.
 #[derive(Clone)]
@@ -74,14 +79,21 @@ impl Admin {
 
     /// 15020: the scrape, with the application's metrics if they are asked for.
     pub fn metrics_routes(&self) -> Routes {
+        let metrics = Arc::clone(&self.metrics);
         let declared = self.settings.in_pod.application_metrics.clone();
-        if let (Some(application), Some(declared)) = (&self.application, declared) {
-            let metrics = Arc::clone(&self.metrics);
-            let merged = Merged::new(application.clone(), declared, metrics);
-            return merge::routes(Routes::new(), merged);
+        if let (Some(application), Some(declared)) = (self.application.clone(), declared) {
+            let merged = Arc::new(Merged {
+                application,
+                declared,
+                metrics,
+            });
+            return scrape::routes(Routes::new(), merge::PAUSE, move || {
+                let merged = Arc::clone(&merged);
+                async move { merged.expose().await }
+            });
         }
-        self.get(Routes::new(), "/metrics", |admin| {
-            Response::metrics(exposition::expose(admin.metrics.registry()))
+        scrape::routes(Routes::new(), SCRAPE_PAUSE, move || {
+            std::future::ready(exposition::expose(metrics.registry()))
         })
     }
 

@@ -1,23 +1,18 @@
 //! 15020 `/metrics` of an injected Pod: the application's metrics and ours in one answer, so that STRICT blinds no scrape.
 //!
 //! The application is asked for the text format, and is an affair of its own: when it fails, ours are there all the same.
-//! Whoever asks at the same time gets the same answer, and those that are read slowly are few: the port is open to all.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use tasuki_runtime::admin::{Response, Routes};
 use tasuki_runtime::metrics as exposition;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::application::{Application, Place};
 use crate::observe::Metrics;
-use crate::probe::shared::Shared;
 use crate::settings::ApplicationMetrics;
 
 /// Prometheus gives a scrape 10 s unless told otherwise.
@@ -26,74 +21,22 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 /// The most that is taken of the application.
 const LARGEST: usize = 16 * 1024 * 1024;
 
-/// The application is scraped at most this often. Prometheus' shortest sensible interval is one second.
-const APART: Duration = Duration::from_millis(500);
-
-/// Different answers in memory, each of up to [`LARGEST`]: one is the last, the others have readers that are slow. When all
-/// are taken the last one is given again, which is at most as old as a reader may be slow.
-const ANSWERS: usize = 4;
+/// Between two scrapes of the application. Prometheus' shortest sensible interval is one second.
+pub const PAUSE: Duration = Duration::from_millis(500);
 
 /// Families that every program has, and of which the application's own are wanted.
 const PROCESS: &str = "process_";
 
 /// Where the application's metrics are, and ours.
 pub struct Merged {
-    application: Application,
-    declared: ApplicationMetrics,
-    metrics: Arc<Metrics>,
-    scrapes: Shared<Bytes>,
-    room: Arc<Semaphore>,
-}
-
-/// An answer, counted for as long as somebody reads it.
-struct Counted {
-    text: String,
-    _room: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
-    }
-}
-
-/// `/metrics`, merged.
-pub fn routes(routes: Routes, merged: Merged) -> Routes {
-    let merged = Arc::new(merged);
-    routes.get("/metrics", move |_| {
-        let merged = Arc::clone(&merged);
-        async move { Response::metrics(merged.answer().await) }
-    })
+    pub application: Application,
+    pub declared: ApplicationMetrics,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Merged {
-    pub fn new(
-        application: Application,
-        declared: ApplicationMetrics,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            application,
-            declared,
-            metrics,
-            scrapes: Shared::new(APART),
-            room: Arc::new(Semaphore::new(ANSWERS)),
-        }
-    }
-
-    async fn answer(self: &Arc<Self>) -> Bytes {
-        let answer = self.scrapes.ask_or_last(|| {
-            let room = Arc::clone(&self.room).try_acquire_owned().ok()?;
-            let merged = Arc::clone(self);
-            Some(async move {
-                let text = merged.expose().await;
-                Bytes::from_owner(Counted { text, _room: room })
-            })
-        });
-        answer.await.unwrap_or_default()
-    }
-
-    async fn expose(&self) -> String {
+    /// Both.
+    pub async fn expose(&self) -> String {
         let scraped = tokio::time::timeout(TIMEOUT, self.scrape()).await;
         let application = match scraped {
             Ok(Ok(text)) => text,
@@ -210,7 +153,11 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let merged = merged(address);
+        let merged = Merged {
+            application: Application::new(address.ip(), crate::loop_guard::LoopGuard::default()),
+            declared: format!(":{}/metrics", address.port()).parse().unwrap(),
+            metrics: Arc::new(Metrics::new().unwrap()),
+        };
         tokio::spawn(async move {
             for answer in [
                 "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nshop_orders_total 3\n",
@@ -234,55 +181,6 @@ mod tests {
             assert_eq!(count, failures, "an error, then nobody there");
             assert!(text.contains("tasuki_build_info"), "{text}");
         }
-    }
-
-    fn merged(address: std::net::SocketAddr) -> Arc<Merged> {
-        Arc::new(Merged::new(
-            Application::new(address.ip(), crate::loop_guard::LoopGuard::default()),
-            format!(":{}/metrics", address.port()).parse().unwrap(),
-            Arc::new(Metrics::new().unwrap()),
-        ))
-    }
-
-    #[tokio::test]
-    async fn scrapes_are_shared_and_slow_readers_few() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let merged = merged(listener.local_addr().unwrap());
-        let asked: Vec<_> = (0..50)
-            .map(|_| {
-                let merged = merged.clone();
-                tokio::spawn(async move { merged.answer().await })
-            })
-            .collect();
-        let number = |answer: &Bytes| {
-            let text = String::from_utf8_lossy(answer);
-            let line = text.lines().find_map(|line| line.strip_prefix("scrape "));
-            line.unwrap().parse::<usize>().unwrap()
-        };
-        tokio::spawn(async move {
-            for number in 1.. {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let _ = stream.read(&mut [0; 1024]).await;
-                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
-                let answer = format!("{head}scrape {number}\n");
-                let _ = stream.write_all(answer.as_bytes()).await;
-            }
-        });
-        for answer in asked {
-            assert_eq!(number(&answer.await.unwrap()), 1);
-        }
-        let mut slow = Vec::new();
-        for _ in 0..2 * ANSWERS {
-            tokio::time::pause();
-            tokio::time::advance(APART).await;
-            tokio::time::resume();
-            slow.push(merged.answer().await);
-        }
-        let last = number(slow.last().unwrap());
-        assert_eq!(last, ANSWERS + 1, "the first is read by nobody any more");
-        slow.clear();
-        assert_eq!(number(&merged.answer().await), last + 1);
     }
 
     #[test]
