@@ -78,7 +78,10 @@ fn an_ordinary_sidecar_is_there_before_the_application() {
     let said = space.kubectl(&["exec", "deployment/ordinary", "--", "tasuki-load", "--help"]);
     said.unwrap();
     let refused = with_cache_probed_over_the_network(&space);
-    for part in ["startupProbe of the native sidecar cache", "tasuki.dev/native-sidecar=true"] {
+    for part in [
+        "startupProbe of the native sidecar cache",
+        "tasuki.dev/native-sidecar=true",
+    ] {
         assert!(refused.contains(part), "{refused}");
     }
 }
@@ -130,7 +133,10 @@ fn slips_are_told_to_whoever_makes_them() {
         dry_run(&space, &settings(cpu)).unwrap();
     }
     let refused = dry_run(&space, &settings(json!("lots"))).unwrap_err();
-    assert!(refused.to_string().contains("is not a quantity"), "{refused}");
+    assert!(
+        refused.to_string().contains("is not a quantity"),
+        "{refused}"
+    );
 }
 
 /// What the API server would say.
