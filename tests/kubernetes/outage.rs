@@ -11,9 +11,10 @@ use tasuki_testkit::cluster::{Cluster, LIMIT, Load, Process, Running, Space, run
 use tasuki_testkit::wait;
 
 use crate::app::{App, deployment, list, mtls, service};
+use crate::control::Replicas;
 use crate::rollout::setting;
 use crate::shop::{INJECTED, settled};
-use crate::{control, install, whole_mesh};
+use crate::{install, whole_mesh};
 
 /// Names of Services whose pods `web` and `other` are.
 const DOMAIN: &str = "outage.svc.cluster.local";
@@ -171,7 +172,8 @@ impl Outage {
     fn nothing_is_stale(&self) {
         let cluster = self.space.cluster;
         wait::until("nothing is stale", LIMIT, || {
-            for client in control::clients(cluster)? {
+            let replicas = Replicas::find(cluster)?;
+            for client in replicas.clients()? {
                 let lines = client["resources"].as_array().context("no resources")?;
                 for line in lines {
                     let name = line["name"].as_str().context("no name")?;
@@ -185,7 +187,7 @@ impl Outage {
                     );
                 }
             }
-            for resources in control::ask(cluster, "/debug/resources")? {
+            for resources in replicas.ask("/debug/resources")? {
                 let problems = resources["problems"].as_array().context("no problems")?;
                 let mut errors = problems.iter().filter(|line| line["severity"] == "error");
                 ensure!(errors.next().is_none(), "{problems:?}");

@@ -96,8 +96,8 @@ impl Api {
         })
     }
 
-    /// Makes many calls, several at a time; fails with the first that is refused.
-    pub fn all(&self, calls: Vec<Call>) -> Result<()> {
+    /// Makes many calls, several at a time, and returns their answers in the same order; fails when one is refused.
+    pub fn all(&self, calls: Vec<Call>) -> Result<Vec<Value>> {
         let calls = Arc::new(calls);
         let next = Arc::new(AtomicUsize::new(0));
         self.runtime.block_on(async {
@@ -105,16 +105,22 @@ impl Api {
                 let (calls, next, address) = (calls.clone(), next.clone(), self.address);
                 tokio::spawn(async move {
                     let mut connection = connect(address).await?;
-                    while let Some(call) = calls.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        send(&mut connection, call).await?;
+                    let mut answers = Vec::new();
+                    loop {
+                        let place = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(call) = calls.get(place) else {
+                            return anyhow::Ok(answers);
+                        };
+                        answers.push((place, send(&mut connection, call).await?));
                     }
-                    anyhow::Ok(())
                 })
             });
+            let mut answers = Vec::new();
             for worker in workers.collect::<Vec<_>>() {
-                worker.await??;
+                answers.extend(worker.await??);
             }
-            Ok(())
+            answers.sort_by_key(|(place, _)| *place);
+            Ok(answers.into_iter().map(|(_, answer)| answer).collect())
         })
     }
 }
