@@ -12,6 +12,7 @@ pub struct App {
     pub account: String,
     /// Besides `app: NAME`.
     pub labels: Value,
+    pub annotations: Value,
     /// Name and number of its container port; the application listens there.
     pub port: (String, u16),
     /// More of the container, and of the pod, in place of what is here.
@@ -26,6 +27,7 @@ impl App {
             replicas: 1,
             account: name.to_owned(),
             labels: json!({ "app": name }),
+            annotations: json!({}),
             port: ("http".to_owned(), 8080),
             container: json!({}),
             pod: json!({}),
@@ -44,6 +46,11 @@ impl App {
 
     pub fn label(mut self, name: &str, value: &str) -> Self {
         self.labels[name] = json!(value);
+        self
+    }
+
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations[name] = json!(value);
         self
     }
 
@@ -90,7 +97,7 @@ impl App {
             "containers": [container],
         });
         merge(&mut spec, self.pod.clone());
-        json!({"metadata": {"labels": self.labels}, "spec": spec})
+        json!({"metadata": {"labels": self.labels, "annotations": self.annotations}, "spec": spec})
     }
 
     pub fn objects(&self) -> Value {

@@ -216,6 +216,11 @@ fn away(cluster: Cluster, component: &str) {
         cluster.kubectl(&["get", "--raw", "/readyz"])
     })
     .unwrap();
+    // Those that were without it try again after up to a minute, and a new one at once.
+    for component in ["controller-manager", "scheduler"] {
+        cluster.component("kill", component).unwrap();
+        cluster.component("launch", component).unwrap();
+    }
 }
 
 /// Where a watch of Services would go on.

@@ -29,8 +29,8 @@ fn scale() {
         return;
     };
     let api = Api::open(cluster).unwrap();
-    let replicas = install::scale(cluster, 1).unwrap();
-    say("before", &control(cluster));
+    let replicas = install::scale(cluster, 0).unwrap();
+    say("without services", &fresh(cluster));
     let began = Instant::now();
     let spaces: Vec<_> = (0..NAMESPACES)
         .map(|number| cluster.space(&format!("scale-{number}"), &[]).unwrap())

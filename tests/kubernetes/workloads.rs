@@ -1,8 +1,10 @@
 //! Kinds of workloads, meshed and unmeshed, side by side.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tasuki_testkit::cluster::{LIMIT, Load, Space};
+use tasuki_testkit::client::Ask;
+use tasuki_testkit::cluster::{LIMIT, Load, Process, Space};
+use tasuki_testkit::metrics::Metrics;
 use tasuki_testkit::wait;
 
 use crate::app::{App, account, deployment, list, mtls, service};
@@ -211,4 +213,60 @@ fn a_half_migrated_deployment_loses_nothing() {
 fn sidecars_ready(pods: &[Value]) -> usize {
     let ready = pods.iter().filter(|pod| app::is_ready(pod));
     ready.filter(|pod| app::has_sidecar(pod)).count()
+}
+
+/// Samples that a Prometheus without a certificate would get where a pod's annotations send it.
+fn scraped(pod: &Value, from: &Process) -> anyhow::Result<Metrics> {
+    let annotation = |name: &str| {
+        let value = pod["metadata"]["annotations"][format!("prometheus.io/{name}")].as_str();
+        value.with_context(|| format!("no {name}: {}", pod["metadata"]))
+    };
+    let ip = pod["status"]["podIP"].as_str().context("no address")?;
+    let target = format!("{ip}:{}", annotation("port")?).parse()?;
+    let answer = Ask::get(target, ip, annotation("path")?).send(from.network())?;
+    ensure!(answer.status == 200, "{answer:?}");
+    Metrics::parse(&answer.body)
+}
+
+#[test]
+fn metrics_are_scraped_under_strict() {
+    let Some((cluster, _mesh)) = mesh("kubernetes: metrics") else {
+        return;
+    };
+    let space = cluster.space("metrics", &[INJECTED]).unwrap();
+    space.apply(&mtls("STRICT")).unwrap();
+    space.apply(&service("web").to_string()).unwrap();
+    App::new("web")
+        .annotation("prometheus.io/scrape", "true")
+        .annotation("prometheus.io/port", "8080")
+        .deploy(&space)
+        .unwrap();
+    App::new("client").deploy(&space).unwrap();
+    App::new("prometheus").unmeshed().deploy(&space).unwrap();
+    for name in ["web", "client", "prometheus"] {
+        space.rolled_out(&deployment(name)).unwrap();
+    }
+    let few = Load::new("web:80").requests(20);
+    settled(
+        "web answers",
+        &few,
+        &space,
+        "deployment/client",
+        |outcome| outcome.failed() == 0,
+    );
+    let pod = |name: &str| space.pods(&format!("app={name}")).unwrap().remove(0);
+    let (web, prometheus) = (pod("web"), pod("prometheus"));
+    let prometheus = Process::of(&prometheus, "app").unwrap();
+    let metrics = scraped(&web, &prometheus).unwrap();
+    // The application's own, and the sidecar's.
+    let seen = metrics.sum("origin_requests_total", &[]);
+    assert!(seen >= 20.0, "{seen}");
+    let source = [("source_workload", "client"), ("response_code", "200")];
+    let counted = metrics.sum("istio_requests_total", &source);
+    assert!(counted >= 20.0, "{counted} in {metrics:?}");
+    // The application's port is closed to whoever has no certificate, as it is said to be.
+    let mut direct = web.clone();
+    direct["metadata"]["annotations"]["prometheus.io/port"] = json!("8080");
+    let refused = scraped(&direct, &prometheus);
+    assert!(refused.is_err(), "{refused:?}");
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
@@ -29,12 +29,43 @@ pub async fn wait(client: &Client, webhook: &Webhook, deadline: Instant) -> Resu
         .await
         .map_err(|error| said("a namespace to try a pod in", error))?;
     let name = made.name_any();
-    let until = deadline.min(Instant::now() + PATIENCE);
-    let result = attempts(client, &name, webhook, until).await;
+    let result = in_namespace(client, &name, webhook, deadline).await;
     if let Err(error) = delete(&namespaces, &name).await {
         eprintln!("tasuki: left behind: {error:#}");
     }
     result
+}
+
+async fn in_namespace(
+    client: &Client,
+    namespace: &str,
+    webhook: &Webhook,
+    deadline: Instant,
+) -> Result<()> {
+    account(client, namespace, deadline).await?;
+    let until = deadline.min(Instant::now() + PATIENCE);
+    attempts(client, namespace, webhook, until).await
+}
+
+/// Waits for the namespace's account, without which every pod is refused. The controller manager makes it: after an outage of the
+/// API server that may be a minute later, which is no fault of the webhook.
+async fn account(client: &Client, namespace: &str, deadline: Instant) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    loop {
+        let found = accounts.get_opt("default").await;
+        if found
+            .map_err(|error| said("a ServiceAccount", error))?
+            .is_some()
+        {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!(
+                "namespace {namespace} was given no ServiceAccount \"default\": is the cluster's controller manager running?"
+            );
+        }
+        sleep(EVERY).await;
+    }
 }
 
 async fn attempts(

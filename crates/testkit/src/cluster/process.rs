@@ -10,6 +10,9 @@ use serde_json::Value;
 use crate::namespace::Namespace;
 use crate::wait;
 
+/// In a second, on every machine that Linux runs on today.
+const TICKS: f64 = 100.0;
+
 /// A running container's first process. Its numbers are the kernel's.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -67,38 +70,29 @@ impl Process {
         Ok((of("VmRSS:")?, of("VmHWM:")?))
     }
 
-    /// Processor time of all its threads so far.
+    /// Processor time of all its threads so far, those that have ended too, to a hundredth of a second.
     pub fn cpu(&self) -> Result<Duration> {
-        // In nanoseconds, where `stat` has hundredths of a second; it is of one thread only.
-        let mut total = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
-                continue;
-            };
-            total += text
-                .split(' ')
-                .next()
-                .context("no time")?
-                .parse::<u64>()
-                .context("not a time")?;
-        }
-        Ok(Duration::from_nanos(total))
+        let ticks = self.ticks(14)? + self.ticks(15)?;
+        Ok(Duration::from_secs_f64(ticks / TICKS))
     }
 
     /// How long ago it was started, to a hundredth of a second.
     pub fn age(&self) -> Result<Duration> {
-        let stat = self.read("stat")?;
-        // The name in brackets may have blanks; the start is the 22nd field, the 20th after it.
-        let (_, fields) = stat.rsplit_once(") ").context("no name")?;
-        let ticks: f64 = fields
-            .split(' ')
-            .nth(19)
-            .context("no start")?
-            .parse()
-            .context("not a number")?;
         let uptime = fs::read_to_string("/proc/uptime")?;
         let uptime: f64 = uptime.split(' ').next().context("no uptime")?.parse()?;
-        Ok(Duration::from_secs_f64((uptime - ticks / 100.0).max(0.0)))
+        let started = self.ticks(22)? / TICKS;
+        Ok(Duration::from_secs_f64((uptime - started).max(0.0)))
+    }
+
+    /// A field of `stat`, counted from one as proc(5) does, that is a time.
+    fn ticks(&self, field: usize) -> Result<f64> {
+        let stat = self.read("stat")?;
+        // The second field is a name in brackets, which may have blanks.
+        let (_, fields) = stat.rsplit_once(") ").context("no name")?;
+        let ticks = fields.split(' ').nth(field - 3);
+        Ok(ticks
+            .with_context(|| format!("no field {field}"))?
+            .parse()?)
     }
 
     fn read(&self, file: &str) -> Result<String> {
