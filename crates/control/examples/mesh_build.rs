@@ -3,6 +3,7 @@
 //!     cargo run --release -p tasuki-control --example mesh_build -- 2000
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tasuki_control::mesh::{Mesh, MeshSettings};
@@ -43,7 +44,14 @@ fn main() {
     );
     let mut mesh = Mesh::build(&objects, settings);
     let now = tokio::time::Instant::now();
-    let built = time(ROUNDS, || mesh = mesh.successor(&objects, now));
+    folder.put("00001.yaml", Ok(documents(1)));
+    let first = Arc::new(folder.objects());
+    folder.put("00001.yaml", Ok(changed));
+    let second = Arc::new(folder.objects());
+    let built = time(ROUNDS, || {
+        toggle = !toggle;
+        mesh = mesh.successor(if toggle { &first } else { &second }, now);
+    });
     println!(
         "{services} services, {} objects, {} problems: read all {read:?}, read one {one:?}, list {listed:?}, join {built:?}",
         objects.objects.len(),

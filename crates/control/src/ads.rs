@@ -21,11 +21,13 @@ use std::sync::Arc;
 
 use tasuki_identity::{PeerCertificate, SpiffeId};
 pub use tasuki_xds::codec::{Dialect, Encoded};
+use tasuki_xds::model::ResourceType;
 pub use tasuki_xds::server::View;
 use tokio::sync::watch;
 
 use crate::departures::Departures;
 use crate::limits::Standing;
+use crate::snapshot::depends::Interest;
 
 /// Where resources come from: the snapshot side of the control plane.
 pub trait Catalog: Send + Sync + 'static {
@@ -34,6 +36,16 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// What `who` may see now: one consistent state for as long as the view is held.
     fn view(&self, who: &Client) -> Box<dyn View + Send>;
+
+    /// What a client that has asked for these names is to be woken for.
+    fn interest(&self, _who: &Client, _names: &[(ResourceType, &str)]) -> Interest {
+        Interest::default()
+    }
+
+    /// The present state, if nothing in it that `interest` covers is different than in the state `since`. `None` says nothing.
+    fn unchanged(&self, _since: u64, _interest: &Interest) -> Option<u64> {
+        None
+    }
 
     /// The pod, if it exists or has done so until a short while ago. A stream whose pod is unknown, or has another service
     /// account, is refused.

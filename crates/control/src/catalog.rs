@@ -1,7 +1,7 @@
 //! The published snapshot: what the ADS service reads. A new mesh or a new trust bundle replaces the
 //! whole in one swap, and every stream is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -18,8 +18,9 @@ use tracing::error;
 use crate::ads::{Catalog, Client, ClientKind, Dialect, Encoded, NsName, PodFacts, View};
 use crate::ca::Authority;
 use crate::departures::Departures;
-use crate::mesh::Mesh;
-use crate::snapshot::Snapshot;
+use crate::mesh::{Mesh, Touched};
+use crate::snapshot::depends::Interest;
+use crate::snapshot::{Snapshot, Viewpoint};
 
 /// The names under which Envoy asks for secrets.
 const SDS_CERTIFICATE: &str = "default";
@@ -27,6 +28,10 @@ const SDS_ROOTS: &str = "ROOTCA";
 
 /// The first state of the catalog.
 const FIRST: u64 = 1;
+
+/// Changes that are remembered for streams which are behind: of several seconds, since changes are gathered. Whoever is
+/// further behind looks at everything.
+const REMEMBERED: usize = 64;
 
 /// What is served now.
 pub struct Published {
@@ -45,6 +50,8 @@ pub struct Published {
 struct Current {
     generation: u64,
     snapshot: Snapshot,
+    /// What the last changes have touched, the newest last.
+    touched: VecDeque<Arc<Touched>>,
     trust: Arc<Encoded>,
     roots_pem: String,
 }
@@ -62,7 +69,12 @@ impl Published {
         authority.set_ttl(mesh.settings.certificate_ttl());
         let departures = Arc::new(Departures::default());
         departures.follow(None, &mesh, FIRST);
-        let current = Current::new(FIRST, Arc::new(mesh), &authority);
+        let current = Current::new(
+            FIRST,
+            Snapshot::new(Arc::new(mesh)),
+            VecDeque::new(),
+            &authority,
+        );
         Self {
             current: ArcSwap::from_pointee(current),
             generation: watch::Sender::new(FIRST),
@@ -92,7 +104,19 @@ impl Published {
         let present = self.current.load_full();
         let before = &present.snapshot.mesh;
         let generation = present.generation + 1;
-        let next = Current::new(generation, mesh(before.clone()), &self.authority);
+        let next = mesh(before.clone());
+        let touched = match next.touched_since(before) {
+            Some(touched) => touched.clone(),
+            // The same mesh, under other roots.
+            None => Arc::new(Touched::everything()),
+        };
+        let mut all = present.touched.clone();
+        if all.len() >= REMEMBERED {
+            all.pop_front();
+        }
+        all.push_back(touched);
+        let snapshot = present.snapshot.next(next);
+        let next = Current::new(generation, snapshot, all, &self.authority);
         self.departures
             .follow(Some(before), &next.snapshot.mesh, generation);
         self.current.store(Arc::new(next));
@@ -129,7 +153,12 @@ impl Published {
 }
 
 impl Current {
-    fn new(generation: u64, mesh: Arc<Mesh>, authority: &Authority) -> Self {
+    fn new(
+        generation: u64,
+        snapshot: Snapshot,
+        touched: VecDeque<Arc<Touched>>,
+        authority: &Authority,
+    ) -> Self {
         let bundle: TrustBundle = authority.bundle();
         let roots_pem = Roots::from_der(bundle.roots.clone())
             .map(|roots| roots.to_pem())
@@ -137,10 +166,18 @@ impl Current {
         let trust = encode(&Resource::TrustBundle(bundle), &Dialect::Tasuki);
         Self {
             generation,
-            snapshot: Snapshot::new(mesh),
+            snapshot,
+            touched,
             trust,
             roots_pem,
         }
+    }
+
+    /// The changes since then; `None` if not all of them are remembered.
+    fn touched_since(&self, since: u64) -> Option<impl Iterator<Item = &Arc<Touched>>> {
+        let count = usize::try_from(self.generation.checked_sub(since)?).ok()?;
+        let known = self.touched.len().checked_sub(count)?;
+        Some(self.touched.iter().skip(known))
     }
 }
 
@@ -153,9 +190,24 @@ impl Catalog for Published {
         Some(self.departures.clone())
     }
 
+    fn interest(&self, who: &Client, names: &[(ResourceType, &str)]) -> Interest {
+        Interest::of(&self.current.load().snapshot.mesh, who, names)
+    }
+
+    fn unchanged(&self, since: u64, interest: &Interest) -> Option<u64> {
+        let current = self.current.load();
+        let concerns = current
+            .touched_since(since)?
+            .any(|touched| interest.meets(touched));
+        // A gateway's certificate may be due although no state has changed.
+        (!concerns && !interest.is_of_everything()).then_some(current.generation)
+    }
+
     fn view(&self, who: &Client) -> Box<dyn View + Send> {
+        let current = self.current.load_full();
         Box::new(ClientView {
-            current: self.current.load_full(),
+            viewpoint: Viewpoint::of(who, &current.snapshot.mesh),
+            current,
             client: who.clone(),
             authority: self.authority.clone(),
             secrets: self.secrets.clone(),
@@ -194,6 +246,7 @@ impl Catalog for Published {
 struct ClientView {
     current: Arc<Current>,
     client: Client,
+    viewpoint: Viewpoint,
     authority: Authority,
     secrets: Arc<Mutex<HashMap<SpiffeId, Issued>>>,
     departures: Arc<Departures>,
@@ -213,7 +266,10 @@ impl View for ClientView {
             | ResourceType::Cluster
             | ResourceType::Endpoint
             | ResourceType::Listener
-            | ResourceType::Route => self.current.snapshot.get(&self.client, ty, name),
+            | ResourceType::Route => {
+                let snapshot = &self.current.snapshot;
+                snapshot.get_from(&self.viewpoint, &self.client, ty, name)
+            }
         }
     }
 

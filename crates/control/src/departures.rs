@@ -17,21 +17,22 @@ mod proto {
     tonic::include_proto!("tasuki.control.v1");
 }
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tasuki_kubernetes::names;
 use tasuki_resources::NamespacedName;
+use tasuki_resources::host::service_host;
 use tasuki_xds::model::endpoint::Health;
 use tasuki_xds::model::{Departure, ResourceType};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::ads::{Clients, NsName};
-use crate::mesh::Mesh;
-use crate::mesh::workloads::{State, Workload};
+use crate::mesh::workloads::Workload;
+use crate::mesh::{Join, Mesh};
 use crate::snapshot::Name;
 use crate::timer::reach;
 use others::{Others, Told};
@@ -101,23 +102,23 @@ impl Departures {
     /// `after` follows `before` and is published as `generation`.
     pub fn follow(&self, before: Option<&Mesh>, after: &Mesh, generation: u64) {
         self.declare(replicas_of(after));
-        let gone = leaving(after);
         let mut known = self.lock();
-        let before_it = known.len();
-        known.retain(|id, leaving| gone.get(id).is_some_and(|pod| pod.uid == leaving.uid));
-        if known.len() < before_it {
+        let (mut new, mut ended) = (Vec::new(), false);
+        for id in candidates(before, after, &known) {
+            let name = name_of(&id);
+            let pod = after.leaving(&id);
+            let is_it = |leaving: &Leaving| pod.is_some_and(|pod| pod.uid == leaving.uid);
+            if known.get(&name).is_some_and(is_it) {
+                continue;
+            }
+            ended |= known.remove(&name).is_some();
+            new.extend(pod.map(|pod| (name, pod.clone())));
+        }
+        if ended {
             self.settled.send_modify(|count| *count += 1);
         }
-        let new: Vec<_> = gone
-            .into_iter()
-            .filter(|(id, _)| !known.contains_key(id))
-            .collect();
         if new.is_empty() && known.values().all(|leaving| leaving.since.is_some()) {
             return;
-        }
-        let mut hosts = HostsByAddress::of(new.iter().map(|(_, workload)| &**workload));
-        for mesh in before.into_iter().chain([after]) {
-            hosts.learn(mesh);
         }
         let others_know = Instant::now() + OTHER_REPLICAS;
         for (id, workload) in new {
@@ -125,14 +126,15 @@ impl Departures {
                 uid: workload.uid.clone(),
                 addresses: workload.addresses.clone(),
                 since: None,
-                hosts: hosts.served_by(&workload),
+                hosts: served_by(&workload, before.into_iter().chain([after])),
                 others_know,
                 settled: false,
                 acknowledged: false,
             };
             known.insert(id, leaving);
         }
-        let used = in_use(after);
+        let open = known.values().filter(|leaving| leaving.since.is_none());
+        let used = in_use(after, open.flat_map(|leaving| leaving.addresses.clone()));
         let left = |leaving: &&mut Leaving| {
             let is_used = leaving.addresses.iter().any(|ip| used.contains(ip));
             leaving.since.is_none() && !is_used
@@ -302,37 +304,47 @@ impl Leaving {
     }
 }
 
-/// Addresses that get what is new.
-fn in_use(mesh: &Mesh) -> HashSet<IpAddr> {
-    let ports = mesh.services.iter().flat_map(|service| {
-        let ports = service.ports.iter();
-        ports.flat_map(|port| service.backends(port.number))
-    });
-    let healthy = ports.filter(|backend| backend.endpoint.health == Health::Healthy);
-    healthy
-        .map(|backend| backend.endpoint.address.ip())
-        .collect()
+/// Addresses that get what is new, of all that services have which are at any of these.
+fn in_use(mesh: &Mesh, addresses: impl Iterator<Item = IpAddr>) -> HashSet<IpAddr> {
+    let mut looked_at: HashSet<*const Join> = HashSet::new();
+    let mut used = HashSet::new();
+    for address in addresses {
+        for (_, join) in mesh.serving(address) {
+            if looked_at.insert(join) {
+                let backends = join.all_backends();
+                let healthy = backends.filter(|backend| backend.endpoint.health == Health::Healthy);
+                used.extend(healthy.map(|backend| backend.endpoint.address.ip()));
+            }
+        }
+    }
+    used
 }
 
 /// Where replicas of the control plane serve clients, as its Service says: this one's address too.
 fn replicas_of(mesh: &Mesh) -> BTreeSet<SocketAddr> {
-    let control = mesh.services.iter().filter(|service| {
-        service.name == names::CONTROL && service.namespace == names::SYSTEM_NAMESPACE
-    });
-    control
-        .flat_map(|service| service.backends(names::XDS_PORT))
-        .map(|backend| backend.endpoint.address)
-        .collect()
+    let host = service_host(names::CONTROL, names::SYSTEM_NAMESPACE);
+    let control = mesh.services.exact(&host, names::SYSTEM_NAMESPACE);
+    let backends = control.map_or(&[][..], |service| mesh.backends(service, names::XDS_PORT));
+    let addresses = backends.iter().map(|backend| backend.endpoint.address);
+    addresses.collect()
 }
 
-/// Pods that are being deleted, or are gone and remembered.
-fn leaving(mesh: &Mesh) -> BTreeMap<NsName, Arc<Workload>> {
-    let draining = mesh
-        .workloads
-        .iter()
-        .filter(|workload| workload.state == State::Draining);
-    let all = mesh.departed.iter().chain(draining);
-    all.map(|workload| (name_of(&workload.id), workload.clone()))
+/// Pods of which it may be news whether they leave.
+fn candidates(
+    before: Option<&Mesh>,
+    after: &Mesh,
+    known: &BTreeMap<NsName, Leaving>,
+) -> Vec<NamespacedName> {
+    let touched = before.and_then(|before| after.touched_since(before));
+    if let Some(touched) = touched.filter(|touched| !touched.everything) {
+        return touched.pods.iter().cloned().collect();
+    }
+    let all = after.departed.iter().chain(after.workloads.iter());
+    let leaving = all.filter(|workload| after.leaving(&workload.id).is_some());
+    let known = known.keys();
+    leaving
+        .map(|workload| workload.id.clone())
+        .chain(known.map(|name| NamespacedName::new(name.namespace.clone(), name.name.clone())))
         .collect()
 }
 
@@ -343,31 +355,13 @@ fn name_of(id: &NamespacedName) -> NsName {
     }
 }
 
-/// The hosts behind some addresses: all Pods of a swarm are looked up in one walk.
-struct HostsByAddress(HashMap<IpAddr, BTreeSet<String>>);
-
-impl HostsByAddress {
-    fn of<'a>(workloads: impl Iterator<Item = &'a Workload>) -> Self {
-        let addresses = workloads.flat_map(|workload| &workload.addresses);
-        Self(addresses.map(|ip| (*ip, BTreeSet::new())).collect())
-    }
-
-    fn learn(&mut self, mesh: &Mesh) {
-        for service in mesh.services.iter() {
-            for port in &service.ports {
-                for backend in service.backends(port.number) {
-                    if let Some(hosts) = self.0.get_mut(&backend.endpoint.address.ip()) {
-                        hosts.insert(service.host.clone());
-                    }
-                }
-            }
-        }
-    }
-
-    fn served_by(&self, workload: &Workload) -> BTreeSet<String> {
-        let known = workload.addresses.iter().filter_map(|ip| self.0.get(ip));
-        known.flatten().cloned().collect()
-    }
+/// Hosts of which a Pod is an endpoint, in any of these.
+fn served_by<'m>(workload: &Workload, meshes: impl Iterator<Item = &'m Mesh>) -> BTreeSet<String> {
+    let services = meshes.flat_map(|mesh| {
+        let addresses = workload.addresses.iter();
+        addresses.flat_map(|address| mesh.serving(*address))
+    });
+    services.map(|(service, _)| service.host.clone()).collect()
 }
 
 #[cfg(test)]

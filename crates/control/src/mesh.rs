@@ -1,137 +1,204 @@
-//! The mesh: what all resources say together. One file per join; building it is pure, and complete: a
-//! change of the resources makes a new mesh.
+//! The mesh: what all resources say together. One file per join; building it is pure, and complete.
+//!
+//! A mesh is its configuration, which few changes touch and which is joined as a whole, and what Pods and their endpoints make
+//! of it, where each change leads to what depends on it:
+//!
+//! | part | depends on | kept while |
+//! |---|---|---|
+//! | `config` | everything but Pods and EndpointSlices | none of it changes |
+//! | `workloads` | one Pod each | its object is the same |
+//! | `joins` | the configuration; one Service's slices and pods | none of those changes |
+//! | `ports` | the Services and slices of one Pod | looked up when asked for |
+//!
+//! A mesh from nothing is a change of everything from an empty one, by the same code, and `tests/incremental.rs` holds both
+//! against each other over random changes. What a change has touched goes with the mesh, for those who remember
+//! what they were told of the one before ([`Touched`]).
 
 pub mod authorization;
+pub mod config;
 pub mod departed;
 pub mod destination_rules;
+mod difference;
 pub mod endpoints;
 pub mod gateways;
+mod joins;
 pub mod names;
 pub mod peer_authentication;
+pub mod ports;
 pub mod protocol;
 mod references;
+mod report;
 pub mod service_entries;
 pub mod services;
 pub mod settings;
+mod shared_map;
+mod touched;
 pub mod virtual_services;
 pub mod workloads;
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
 
-use tasuki_resources::core::service::{ServiceKind, Transport};
-use tasuki_resources::{EndpointSlice, Host, NamespacedName, Object, ObjectKey, Problem, Severity};
+use tasuki_resources::{NamespacedName, Problem};
 use tasuki_xds::model::listener::DeclaredProtocol;
 use tokio::time::Instant;
 
 use crate::source::Objects;
-use authorization::Authorization;
+use config::Config;
 use departed::Departed;
-use destination_rules::DestinationRules;
-use gateways::Gateways;
-use peer_authentication::PeerAuthentications;
-use services::{Backends, Origin, Service, ServicePort, Services};
+use difference::Difference;
+pub use joins::Join;
+use joins::{Joins, PodChange};
+use ports::Ports;
+use services::{Backend, Backends, JoinId, Service};
 pub use settings::MeshSettings;
-use virtual_services::VirtualServices;
-use workloads::{Workload, Workloads};
+pub use touched::Touched;
+use workloads::{State, Workload, Workloads};
 
-/// Everything that is declared, joined.
+/// Everything that is declared, joined. What is configured is read through it: `mesh.services`.
 #[derive(Debug)]
 pub struct Mesh {
-    pub settings: MeshSettings,
+    config: Arc<Config>,
     pub workloads: Workloads,
     /// Pods that are gone, for their sidecars.
     pub departed: Departed,
-    pub services: Services,
-    pub virtual_services: VirtualServices,
-    pub destination_rules: DestinationRules,
-    pub authorization: Authorization,
-    pub peer_authentication: PeerAuthentications,
-    pub gateways: Gateways,
     /// Of the source, and what only the joins show.
-    pub problems: Vec<Problem>,
+    pub problems: Arc<Vec<Problem>>,
     /// See [`Objects::pods_unseen`].
     pub pods_unseen: bool,
-    /// What the ports of each pod are declared to speak by the services in front of it.
-    ports: HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>>,
-    /// For the next mesh, in which nearly all of them are the same. They keep the objects, so that a pointer names one.
-    made: Vec<Made>,
+    joins: Joins,
+    /// What it is made of, to be compared with the next; its objects are kept, so that a pointer names one.
+    source: Arc<Objects>,
+    id: Arc<Id>,
+    change: Change,
 }
 
-/// A pod's object and the workload made of it.
-type Made = (Arc<Object>, Arc<Workload>);
+/// Tells one mesh from another.
+#[derive(Debug)]
+struct Id;
 
-/// The objects of each kind. What no join keeps is lent: most objects of a mesh are pods.
-#[derive(Default)]
-struct Kinds<'a> {
-    services: Vec<&'a tasuki_resources::Service>,
-    slices: HashMap<NamespacedName, Vec<&'a EndpointSlice>>,
-    pods: Vec<(&'a Arc<Object>, &'a tasuki_resources::Pod)>,
-    entries: Vec<&'a tasuki_resources::ServiceEntry>,
-    virtual_services: Vec<Arc<tasuki_resources::VirtualService>>,
-    destination_rules: Vec<Arc<tasuki_resources::DestinationRule>>,
-    authorization: Vec<Arc<tasuki_resources::AuthorizationPolicy>>,
-    peer_authentication: Vec<Arc<tasuki_resources::PeerAuthentication>>,
-    gateways: Vec<Arc<tasuki_resources::Gateway>>,
-    settings: Vec<&'a tasuki_resources::MeshSettings>,
+/// What is different from another mesh.
+#[derive(Debug)]
+struct Change {
+    since: Weak<Id>,
+    touched: Arc<Touched>,
+}
+
+impl Deref for Mesh {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.config
+    }
 }
 
 impl Mesh {
     /// Joins what a source declares.
     pub fn build(source: &Objects, settings: MeshSettings) -> Self {
-        Self::join(source, &settings, &[])
-    }
-
-    /// `known` are workloads and the very objects that they were made from.
-    fn join(source: &Objects, settings: &MeshSettings, known: &[Made]) -> Self {
-        let kinds = Kinds::of(source);
-        let mut report = Report::new(source);
-        let settings = settings.declared_by(&kinds.settings, &mut report);
-        let known: HashMap<*const Object, &Arc<Workload>> = known
-            .iter()
-            .map(|(object, workload)| (Arc::as_ptr(object), workload))
-            .collect();
-        let make = |(object, pod): &(&Arc<Object>, &tasuki_resources::Pod)| {
-            let workload = match known.get(&Arc::as_ptr(object)) {
-                Some(workload) => Arc::clone(workload),
-                None => Arc::new(Workload::from_pod(pod, &settings.trust_domain)),
-            };
-            (Arc::clone(object), workload)
-        };
-        let made: Vec<Made> = kinds.pods.iter().map(make).collect();
-        let workloads = Workloads::new(made.iter().map(|(_, workload)| workload.clone()));
-        let ports = declared_ports(&kinds, &workloads);
-        let root = &settings.root_namespace;
-        let modes = PeerAuthentications::new(kinds.peer_authentication.clone(), root);
-        let services = registry(&kinds, &workloads, &modes, &settings, &mut report);
-        let mut mesh = Self {
-            virtual_services: VirtualServices::new(kinds.virtual_services),
-            destination_rules: DestinationRules::new(kinds.destination_rules, root),
-            authorization: Authorization::new(kinds.authorization, root),
-            peer_authentication: modes,
-            gateways: Gateways::new(kinds.gateways),
-            problems: Vec::new(),
-            pods_unseen: source.pods_unseen,
+        let nothing = Objects::default();
+        let config = Arc::new(Config::join(&nothing, &settings));
+        let empty = Self {
+            workloads: Workloads::default(),
             departed: Departed::default(),
-            made,
-            workloads,
-            services,
-            ports,
-            settings,
+            problems: Arc::default(),
+            pods_unseen: false,
+            joins: Joins::build(&config, &Workloads::default(), std::iter::empty()),
+            source: Arc::new(nothing),
+            config,
+            id: Arc::new(Id),
+            change: Change {
+                since: Weak::new(),
+                touched: Arc::new(Touched::everything()),
+            },
         };
-        references::report(&mesh, &mut report);
-        mesh.problems = report.problems;
-        mesh
+        // Nothing departs from an empty mesh.
+        let built = empty.with_config(&Arc::new(source.clone()), Instant::now(), true);
+        Self {
+            change: empty.change,
+            ..built
+        }
     }
 
     /// What `source` declares once this mesh was in force: pods that it has lost are remembered for a while.
-    pub fn successor(&self, source: &Objects, now: Instant) -> Self {
-        let mut next = Self::join(source, &self.settings, &self.made);
-        next.departed = self
-            .departed
-            .after(&self.workloads, &self.ports, &next.workloads, now);
+    pub fn successor(&self, source: &Arc<Objects>, now: Instant) -> Self {
+        self.with_config(source, now, false)
+    }
+
+    /// `anew`: the configuration is joined even if it has not changed.
+    fn with_config(&self, source: &Arc<Objects>, now: Instant, anew: bool) -> Self {
+        let difference = Difference::between(&self.source.objects, &source.objects);
+        let mut next = Self {
+            config: self.config.clone(),
+            workloads: self.workloads.clone(),
+            departed: self.departed.clone(),
+            problems: self.problems.clone(),
+            pods_unseen: source.pods_unseen,
+            joins: self.joins.clone(),
+            source: source.clone(),
+            id: Arc::new(Id),
+            change: Change {
+                since: Arc::downgrade(&self.id),
+                touched: Arc::default(),
+            },
+        };
+        let pods = next.change_pods(&difference);
+        let mut touched = if !anew && difference.is_of_endpoints() {
+            let (gone, new) = (difference.gone.iter(), difference.new.iter());
+            let (config, workloads) = (&next.config, &next.workloads);
+            next.joins
+                .apply(config, workloads, &pods, gone.copied(), new.copied())
+        } else {
+            next.config = Arc::new(Config::join(source, &self.settings));
+            let objects = source.objects.iter().map(|sourced| &sourced.object);
+            next.joins = Joins::build(&next.config, &next.workloads, objects);
+            Touched::everything()
+        };
+        next.depart(self, &pods, now, &mut touched);
+        if !Arc::ptr_eq(&next.config, &self.config) || self.source.problems != source.problems {
+            let all = source.problems.iter().chain(&next.config.problems);
+            next.problems = Arc::new(all.cloned().collect());
+        }
+        touched.everything |= next.pods_unseen != self.pods_unseen;
+        next.change.touched = Arc::new(touched);
         next
+    }
+
+    fn change_pods(&mut self, difference: &Difference<'_>) -> Vec<PodChange> {
+        let trust_domain = &self.config.settings.trust_domain;
+        let mut changes = Vec::new();
+        for (name, pod) in difference.pods() {
+            let now = pod.map(|pod| Arc::new(Workload::from_pod(pod, trust_domain)));
+            let before = self.workloads.put(name, now.as_ref());
+            changes.push(PodChange { before, now });
+        }
+        changes
+    }
+
+    /// Remembers pods that are gone.
+    fn depart(&mut self, before: &Self, pods: &[PodChange], now: Instant, touched: &mut Touched) {
+        for change in pods {
+            match (&change.before, &change.now) {
+                (_, Some(present)) => self.departed.remove(&present.id),
+                (Some(gone), None) => {
+                    let ports = ports::of(before, gone);
+                    self.departed.add(gone.clone(), ports, now);
+                }
+                (None, None) => {}
+            }
+        }
+        touched.pods.extend(self.departed.forget(now));
+    }
+
+    /// What may be different from `other`; `None` if this mesh did not come from it.
+    pub fn touched_since(&self, other: &Self) -> Option<&Arc<Touched>> {
+        let is_it = self.change.since.ptr_eq(&Arc::downgrade(&other.id));
+        is_it.then_some(&self.change.touched)
+    }
+
+    /// Whether nothing is configured differently than in `other`.
+    pub fn has_config_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
     }
 
     /// The pod of that name as its own sidecar needs it: declared, or gone a short while ago.
@@ -139,9 +206,44 @@ impl Mesh {
         self.workloads.get(id).or_else(|| self.departed.get(id))
     }
 
+    /// The pod, if it leaves: it is being deleted, or gone a short while ago.
+    pub fn leaving(&self, id: &NamespacedName) -> Option<&Arc<Workload>> {
+        match self.workloads.get(id) {
+            Some(workload) => (workload.state == State::Draining).then_some(workload),
+            None => self.departed.get(id),
+        }
+    }
+
+    /// The endpoints of a service, where they are known here.
+    pub fn join(&self, service: &Service) -> Option<&Arc<Join>> {
+        match service.backends {
+            Backends::Known(join) => self.joins.get(join),
+            Backends::Dns { .. } => None,
+        }
+    }
+
+    /// The join of this number.
+    pub fn join_of(&self, id: JoinId) -> Option<&Arc<Join>> {
+        self.joins.get(id)
+    }
+
+    /// Known endpoints of a port; empty for names that the proxy resolves.
+    pub fn backends(&self, service: &Service, port: u16) -> &[Backend] {
+        self.join(service).map_or(&[], |join| join.backends(port))
+    }
+
+    /// Services that have an endpoint at this address, and all endpoints of each.
+    pub fn serving(&self, address: IpAddr) -> impl Iterator<Item = (&Arc<Service>, &Join)> {
+        let joins = self.joins.serving(address).iter();
+        joins.flat_map(|id| {
+            let services = self.services.of_join(*id).iter();
+            services.filter_map(|service| Some((service, &**self.joins.get(*id)?)))
+        })
+    }
+
     /// The ports of a workload that anybody mentions, with what they are declared to speak.
-    pub fn workload_ports(&self, workload: &Workload) -> BTreeMap<u16, DeclaredProtocol> {
-        let mut ports = self.declared(workload).cloned().unwrap_or_default();
+    pub fn workload_ports(&self, workload: &Workload) -> Ports {
+        let mut ports = self.declared(workload);
         for port in self
             .peer_authentication
             .ports(&workload.id.namespace, &workload.labels)
@@ -153,237 +255,16 @@ impl Mesh {
 
     /// What one port of a workload is declared to speak.
     pub fn workload_port(&self, workload: &Workload, port: u16) -> DeclaredProtocol {
-        self.declared(workload)
-            .and_then(|ports| ports.get(&port))
-            .copied()
-            .unwrap_or_default()
+        let ports = self.declared(workload);
+        ports.get(&port).copied().unwrap_or_default()
     }
 
-    fn declared(&self, workload: &Workload) -> Option<&BTreeMap<u16, DeclaredProtocol>> {
-        let declared = self.ports.get(&workload.id);
-        declared.or_else(|| self.departed.ports(&workload.id))
-    }
-}
-
-impl<'a> Kinds<'a> {
-    fn of(source: &'a Objects) -> Self {
-        let mut kinds = Self::default();
-        for sourced in &source.objects {
-            match &*sourced.object {
-                Object::Service(o) => kinds.services.push(o),
-                Object::Pod(o) => kinds.pods.push((&sourced.object, o)),
-                Object::EndpointSlice(o) => {
-                    let service =
-                        NamespacedName::new(o.meta.name.namespace.clone(), o.service.clone());
-                    kinds.slices.entry(service).or_default().push(o);
-                }
-                Object::Namespace(_) => {}
-                Object::VirtualService(o) => kinds.virtual_services.push(Arc::new(o.clone())),
-                Object::DestinationRule(o) => kinds.destination_rules.push(Arc::new(o.clone())),
-                Object::AuthorizationPolicy(o) => kinds.authorization.push(Arc::new(o.clone())),
-                Object::PeerAuthentication(o) => {
-                    kinds.peer_authentication.push(Arc::new(o.clone()))
-                }
-                Object::ServiceEntry(o) => kinds.entries.push(o),
-                Object::Gateway(o) => kinds.gateways.push(Arc::new(o.clone())),
-                Object::MeshSettings(o) => kinds.settings.push(o),
-            }
+    fn declared(&self, workload: &Workload) -> Ports {
+        let present = self.workloads.get(&workload.id).is_some();
+        match self.departed.ports(&workload.id) {
+            Some(ports) if !present => ports.clone(),
+            _ => ports::of(self, workload),
         }
-        kinds.services.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
-        kinds
-            .entries
-            .sort_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key()));
-        kinds
-    }
-
-    fn slices(&self, service: &NamespacedName) -> &[&'a EndpointSlice] {
-        self.slices.get(service).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Kubernetes Services first, so that no ServiceEntry takes over a cluster's own host.
-fn registry(
-    kinds: &Kinds<'_>,
-    workloads: &Workloads,
-    modes: &PeerAuthentications,
-    settings: &MeshSettings,
-    report: &mut Report,
-) -> Services {
-    let mut all: Vec<Service> = Vec::new();
-    for service in &kinds.services {
-        all.extend(kubernetes_service(
-            service,
-            kinds.slices(&service.meta.name),
-            workloads,
-            modes,
-        ));
-    }
-    for entry in &kinds.entries {
-        let (services, left_out) =
-            service_entries::services(entry, &settings.trust_domain, workloads, modes);
-        all.extend(services);
-        let key = ObjectKey {
-            kind: tasuki_resources::Kind::ServiceEntry,
-            namespace: entry.meta.name.namespace.clone(),
-            name: entry.meta.name.name.clone(),
-        };
-        for (field, reason) in left_out {
-            report.add(Severity::Error, &key, field, reason);
-        }
-    }
-    let (services, duplicates) = Services::new(all);
-    for duplicate in duplicates {
-        report.duplicate_host(&duplicate);
-    }
-    services
-}
-
-fn kubernetes_service(
-    service: &tasuki_resources::Service,
-    slices: &[&EndpointSlice],
-    workloads: &Workloads,
-    modes: &PeerAuthentications,
-) -> Option<Service> {
-    let addresses: Vec<IpAddr> = match &service.kind {
-        ServiceKind::ClusterIp(addresses) => addresses.clone(),
-        ServiceKind::Headless => Vec::new(),
-        // A DNS alias: its target is called by its own name.
-        ServiceKind::ExternalName(_) => return None,
-    };
-    let name = &service.meta.name;
-    let host = tasuki_resources::host::service_host(&name.name, &name.namespace);
-    let tcp = service
-        .ports
-        .iter()
-        .filter(|port| port.transport == Transport::Tcp);
-    let ports = tcp.map(|port| ServicePort {
-        number: port.port,
-        name: port.name.clone(),
-        protocol: protocol::declared(port.protocol()),
-    });
-    Some(Service {
-        pattern: Host::Exact(host.clone()),
-        host,
-        name: name.name.clone(),
-        namespace: name.namespace.clone(),
-        origin: Origin::Kubernetes,
-        addresses,
-        ranges: Vec::new(),
-        ports: ports.collect(),
-        exported: tasuki_resources::ExportTo::Everywhere,
-        backends: Backends::Known(endpoints::backends(service, slices, workloads, modes)),
-    })
-}
-
-/// What services say of the ports of the pods behind them, ready or not. The first service by name
-/// that says anything is believed.
-fn declared_ports(
-    kinds: &Kinds<'_>,
-    workloads: &Workloads,
-) -> HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>> {
-    let mut all: HashMap<NamespacedName, BTreeMap<u16, DeclaredProtocol>> = HashMap::new();
-    let mut say = |workload: &Workload, port: u16, protocol: DeclaredProtocol| {
-        let known = all
-            .entry(workload.id.clone())
-            .or_default()
-            .entry(port)
-            .or_default();
-        if *known == DeclaredProtocol::Auto {
-            *known = protocol;
-        }
-    };
-    for service in &kinds.services {
-        for port in service
-            .ports
-            .iter()
-            .filter(|port| port.transport == Transport::Tcp)
-        {
-            let protocol = protocol::declared(port.protocol());
-            if let Some(selector) = &service.selector {
-                for workload in workloads.selected(&service.meta.name.namespace, selector) {
-                    if let Some(target) = endpoints::target_port(workload, port) {
-                        say(workload, target, protocol);
-                    }
-                }
-            }
-            for slice in kinds.slices(&service.meta.name) {
-                let numbers = slice
-                    .ports
-                    .iter()
-                    .filter(|p| p.name == port.name)
-                    .map(|p| p.port);
-                for number in numbers {
-                    for endpoint in &slice.endpoints {
-                        // Nobody says what the ports of another namespace's pods speak.
-                        let own = endpoints::workload_behind(endpoint, workloads)
-                            .filter(|w| w.id.namespace == service.meta.name.namespace);
-                        if let Some(workload) = own {
-                            say(workload, number, protocol);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    all
-}
-
-/// Collects problems, with the file of the object they are about.
-struct Report {
-    problems: Vec<Problem>,
-    files: HashMap<ObjectKey, Arc<str>>,
-}
-
-impl Report {
-    fn new(source: &Objects) -> Self {
-        let files = source
-            .objects
-            .iter()
-            .map(|sourced| (sourced.object.key(), sourced.file.clone()))
-            .collect();
-        Self {
-            problems: source.problems.clone(),
-            files,
-        }
-    }
-
-    fn add(
-        &mut self,
-        severity: Severity,
-        object: &ObjectKey,
-        field: impl Into<String>,
-        reason: impl Into<String>,
-    ) {
-        let file = self.files.get(object).map_or("", |file| &**file);
-        let mut problem = Problem::error(file, field, reason);
-        problem.severity = severity;
-        problem.object = Some(object.to_string());
-        self.problems.push(problem);
-    }
-
-    fn duplicate_host(&mut self, duplicate: &services::Duplicate) {
-        let services::Duplicate {
-            host,
-            loser,
-            winner,
-        } = duplicate;
-        let mut problem = Problem::error(
-            "",
-            "spec.hosts",
-            format!("{host} is already declared by {winner}; this one is not used"),
-        );
-        problem.object = Some(format!("ServiceEntry {loser}"));
-        let name = NamespacedName::parse(loser).unwrap_or_default();
-        let key = ObjectKey {
-            kind: tasuki_resources::Kind::ServiceEntry,
-            namespace: name.namespace,
-            name: name.name,
-        };
-        problem.file = self
-            .files
-            .get(&key)
-            .map_or_else(String::new, |file| file.to_string());
-        self.problems.push(problem);
     }
 }
 

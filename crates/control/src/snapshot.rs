@@ -1,13 +1,15 @@
 //! What each client is told: a pure function of the mesh, who asks and the name asked for.
 //!
-//! A snapshot belongs to one mesh; what it has made once it remembers, so that a thousand sidecars of a
-//! namespace cost one encoding of each resource.
+//! A snapshot belongs to one mesh. What it has made is remembered (`memo`) for as long as what it depends on (`depends`) is
+//! the same, also by the snapshots of later meshes.
 
 pub mod assignments;
 pub mod clusters;
+pub mod depends;
 pub mod divided;
 pub mod gateway;
 pub mod inbound;
+mod memo;
 mod name;
 pub mod outbound;
 mod proxy_settings;
@@ -22,68 +24,76 @@ pub use name::{
     BLACK_HOLE, Name, PASSTHROUGH, cluster_name, inbound_cluster_name, pod_cluster_name,
 };
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tasuki_xds::codec::{Dialect, Encoded, encode};
+use tasuki_xds::codec::{Encoded, encode};
 use tasuki_xds::model::proxy_settings::PROXY_SETTINGS;
 use tasuki_xds::model::{Resource, ResourceType};
 
 use crate::ads::{Client, ClientKind};
 use crate::mesh::Mesh;
+use depends::Depends;
+use memo::Memo;
+pub use memo::Viewpoint;
 use viewer::Viewer;
-
-/// Encoded resources that are kept, most of them below a kilobyte: all four kinds of 500 services for 50 namespaces.
-const REMEMBERED: usize = 100_000;
 
 /// One mesh as clients see it.
 pub struct Snapshot {
     pub mesh: Arc<Mesh>,
-    memo: Mutex<HashMap<Scope, Arc<Encoded>>>,
-}
-
-/// All that a shared resource depends on besides the mesh.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Scope {
-    ty: ResourceType,
-    name: String,
-    dialect: Dialect,
-    namespace: String,
-    /// Only routes depend on them (`sourceLabels`).
-    labels: Option<BTreeMap<String, String>>,
+    memo: Arc<Mutex<Memo>>,
 }
 
 impl Snapshot {
     pub fn new(mesh: Arc<Mesh>) -> Self {
         Self {
             mesh,
-            memo: Mutex::default(),
+            memo: Arc::default(),
         }
+    }
+
+    /// Of another mesh.
+    pub fn next(&self, mesh: Arc<Mesh>) -> Self {
+        // Everything depends on the configuration, and joins are numbered by it.
+        let memo = match mesh.has_config_of(&self.mesh) {
+            true => self.memo.clone(),
+            false => Arc::default(),
+        };
+        Self { mesh, memo }
+    }
+
+    fn memo(&self) -> MutexGuard<'_, Memo> {
+        self.memo.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The resource of this name for `client`, encoded in its dialect.
     pub fn get(&self, client: &Client, ty: ResourceType, name: &str) -> Option<Arc<Encoded>> {
-        let Some(scope) = Scope::of(client, ty, name) else {
-            return self
-                .build(client, ty, name)
-                .map(|resource| encode(&resource, &client.dialect));
+        self.get_from(&Viewpoint::of(client, &self.mesh), client, ty, name)
+    }
+
+    /// The same, where the client's viewpoint is known.
+    pub fn get_from(
+        &self,
+        viewpoint: &Viewpoint,
+        client: &Client,
+        ty: ResourceType,
+        name: &str,
+    ) -> Option<Arc<Encoded>> {
+        let make = || Some(encode(&self.build(client, ty, name)?, &client.dialect));
+        let own = is_gateway(client) && matches!(ty, ResourceType::Listener | ResourceType::Route);
+        if own {
+            return make();
+        }
+        let depends = Depends::of(&self.mesh, &client.namespace, ty, name);
+        let Some(stamp) = depends.stamp(&self.mesh) else {
+            return make();
         };
-        if let Some(known) = self
-            .memo
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&scope)
-        {
-            return Some(known.clone());
+        if let Some(known) = self.memo().get(viewpoint, ty, name, &stamp) {
+            return Some(known);
         }
         // Names that mean nothing are not remembered: anybody can make up any number of them.
-        let encoded = encode(&self.build(client, ty, name)?, &client.dialect);
-        let mut memo = self.memo.lock().unwrap_or_else(PoisonError::into_inner);
-        // Foreign clients choose their namespace and labels, and so any number of views.
-        if memo.len() >= REMEMBERED {
-            memo.clear();
-        }
-        memo.insert(scope, encoded.clone());
+        let encoded = make()?;
+        self.memo().put(viewpoint, stamp, encoded.clone());
         Some(encoded)
     }
 
@@ -93,7 +103,8 @@ impl Snapshot {
             mesh: &self.mesh,
             client,
         };
-        let get = |name: String| self.get(client, ty, &name);
+        let viewpoint = Viewpoint::of(client, &self.mesh);
+        let get = |name: String| self.get_from(&viewpoint, client, ty, &name);
         match ty {
             ResourceType::Listener => {
                 let all = gateway::listeners(&viewer).into_iter();
@@ -162,23 +173,6 @@ impl Snapshot {
                 .map(|workload| inbound::listener(&self.mesh, workload)),
             (_, false) => outbound::listener(viewer, name),
         }
-    }
-}
-
-impl Scope {
-    /// `None`: the resource is one client's own.
-    fn of(client: &Client, ty: ResourceType, name: &str) -> Option<Self> {
-        let own = is_gateway(client) && matches!(ty, ResourceType::Listener | ResourceType::Route);
-        if own || name == "inbound" || name.starts_with("inbound|") {
-            return None;
-        }
-        Some(Self {
-            ty,
-            name: name.to_owned(),
-            dialect: client.dialect.clone(),
-            namespace: client.namespace.clone(),
-            labels: (ty == ResourceType::Route).then(|| client.labels.clone()),
-        })
     }
 }
 

@@ -44,6 +44,20 @@ impl Session {
         }
     }
 
+    pub(super) fn names(&self) -> Vec<(ResourceType, &str)> {
+        match self {
+            Session::Delta(session) => session.names(),
+            Session::Sotw(session) => session.names(),
+        }
+    }
+
+    pub(super) fn carry(&mut self, polled: u64, generation: u64) {
+        match self {
+            Session::Delta(session) => session.carry(polled, generation),
+            Session::Sotw(session) => session.carry(polled, generation),
+        }
+    }
+
     pub(super) fn holds(&self) -> bool {
         match self {
             Session::Delta(session) => session.holds(),

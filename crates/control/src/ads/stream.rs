@@ -18,6 +18,7 @@ use super::clients::{Listed, Session};
 use super::service::{Delta, Sotw};
 use super::{Caller, Catalog, Client, ClientKind, Clients, NsName, Presented, ProvenPod};
 use crate::departures::Departures;
+use crate::snapshot::depends::Interest;
 use crate::timer::reach;
 
 /// A client that has authenticated and says nothing is not kept.
@@ -168,8 +169,14 @@ async fn follow<P: Protocol>(
     let mut departed = Departed::of(departures.as_deref(), &listed.record.client());
     // Whoever had not answered yet, and goes, is waited for no longer.
     let _gone = departures.as_ref().map(Waking);
+    let mut looked = Looked::default();
     loop {
-        push::<P>(catalog, listed, responses).await?;
+        if !looked.passes(catalog, listed) {
+            looked = push::<P>(catalog, listed, responses).await?;
+        }
+        if let Some(departures) = &departures {
+            departures.wake();
+        }
         let holds = listed.record.session().holds();
         held_since = holds.then(|| held_since.unwrap_or_else(Instant::now));
         tokio::select! {
@@ -178,9 +185,7 @@ async fn follow<P: Protocol>(
                     // Repeated on every request by some clients, and never different.
                     let _ = P::node(&mut request);
                     P::on_request(&mut listed.record.session(), request);
-                    if let Some(departures) = &departures {
-                        departures.wake();
-                    }
+                    looked = Looked::default();
                 }
                 Ok(None) => return Ok(()),
                 Err(status) => {
@@ -193,13 +198,41 @@ async fn follow<P: Protocol>(
                     return Ok(());
                 }
             }
-            () = departed.acknowledged() => {}
+            () = departed.acknowledged() => looked = Looked::default(),
             () = reach(held_since.map(|since| since + HOLD)) => {
                 listed.record.session().release();
                 held_since = None;
+                looked = Looked::default();
             }
             () = responses.closed() => return Ok(()),
         }
+    }
+}
+
+/// Up to which state the client has been looked after, if nothing but the catalog has changed since.
+#[derive(Default)]
+struct Looked {
+    at: Option<u64>,
+    /// Worked out when it is first needed.
+    interest: Option<Interest>,
+}
+
+impl Looked {
+    /// Whether the present state has nothing new for the client: most changes concern few.
+    fn passes(&mut self, catalog: &dyn Catalog, listed: &Listed) -> bool {
+        let Some(at) = self.at else {
+            return false;
+        };
+        let mut session = listed.record.session();
+        let interest = self
+            .interest
+            .get_or_insert_with(|| catalog.interest(&listed.record.client(), &session.names()));
+        let Some(present) = catalog.unchanged(at, interest) else {
+            return false;
+        };
+        session.carry(at, present);
+        self.at = Some(present);
+        true
     }
 }
 
@@ -263,12 +296,13 @@ async fn push<P: Protocol>(
     catalog: &dyn Catalog,
     listed: &Listed,
     responses: &Sender<Result<P::Response, Status>>,
-) -> Result<(), Status> {
+) -> Result<Looked, Status> {
     let known = listed.record.client();
     let client = known.refresh(catalog)?;
-    let due = {
+    let (due, generation) = {
         let view = catalog.view(&client);
-        P::poll(&mut listed.record.session(), view.as_ref())
+        let due = P::poll(&mut listed.record.session(), view.as_ref());
+        (due, view.generation())
     };
     if client != known {
         listed.record.set_client(client);
@@ -278,7 +312,10 @@ async fn push<P: Protocol>(
             break;
         }
     }
-    Ok(())
+    Ok(Looked {
+        at: Some(generation),
+        interest: None,
+    })
 }
 
 fn options(client: &Client) -> Options {

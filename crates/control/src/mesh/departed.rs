@@ -8,14 +8,15 @@
 //! What is kept lives in the mesh and not on disk: a control plane that restarts meanwhile refuses such a sidecar, which
 //! then goes on with what it has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tasuki_resources::NamespacedName;
 use tasuki_xds::model::listener::DeclaredProtocol;
 use tokio::time::{Duration, Instant};
 
-use super::workloads::{Workload, Workloads};
+use super::shared_map::SharedMap;
+use super::workloads::Workload;
 
 /// How long a sidecar may outlive its Pod. The default drain is 30 s, as is Kubernetes' `terminationGracePeriodSeconds`, and
 /// those with long-lived connections raise it to minutes. It is also the longest that a client which has gone silently can
@@ -31,7 +32,9 @@ type Ports = BTreeMap<u16, DeclaredProtocol>;
 /// Pods that have gone within the last [`GRACE`].
 #[derive(Clone, Debug, Default)]
 pub struct Departed {
-    pods: BTreeMap<NamespacedName, Arc<Kept>>,
+    pods: SharedMap<NamespacedName, Arc<Kept>>,
+    /// When the first of them is to be forgotten.
+    next_end: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -42,44 +45,56 @@ struct Kept {
 }
 
 impl Departed {
-    /// After a change of the resources at `now`: who was there `before` and is not `present`.
-    pub(super) fn after(
-        &self,
-        before: &Workloads,
-        ports: &HashMap<NamespacedName, Ports>,
-        present: &Workloads,
-        now: Instant,
-    ) -> Self {
-        let absent = |id: &NamespacedName| present.get(id).is_none();
-        let known = self.pods.iter();
-        let mut pods: BTreeMap<_, _> = known
-            .filter(|(id, kept)| absent(id) && now < kept.since + GRACE)
-            .map(|(id, kept)| (id.clone(), kept.clone()))
-            .collect();
-        for workload in before.iter().filter(|workload| absent(&workload.id)) {
-            let kept = Kept {
-                workload: workload.clone(),
-                ports: ports.get(&workload.id).cloned().unwrap_or_default(),
-                since: now,
-            };
-            pods.insert(workload.id.clone(), Arc::new(kept));
+    /// A pod that is gone since `now`.
+    pub(super) fn add(&mut self, workload: Arc<Workload>, ports: Ports, now: Instant) {
+        let id = workload.id.clone();
+        let kept = Kept {
+            workload,
+            ports,
+            since: now,
+        };
+        self.pods.insert(id, Arc::new(kept));
+        self.next_end = Some(
+            self.next_end
+                .map_or(now + GRACE, |end| end.min(now + GRACE)),
+        );
+    }
+
+    /// A pod that is there again.
+    pub(super) fn remove(&mut self, id: &NamespacedName) {
+        let removed = self.pods.remove(id);
+        if removed.is_some_and(|kept| Some(kept.since + GRACE) == self.next_end) {
+            self.find_next_end();
         }
-        if pods.len() > REMEMBERED {
-            let mut ages: Vec<Instant> = pods.values().map(|kept| kept.since).collect();
-            ages.sort_unstable();
-            let oldest = ages[pods.len() - REMEMBERED];
-            pods.retain(|_, kept| kept.since >= oldest);
-            // A whole namespace goes at one moment.
-            while pods.len() > REMEMBERED {
-                pods.pop_last();
-            }
+    }
+
+    /// Forgets those whose time is over, and the oldest where there are too many; returns their names.
+    pub(super) fn forget(&mut self, now: Instant) -> Vec<NamespacedName> {
+        let is_due = self.next_end.is_some_and(|end| end <= now);
+        if !is_due && self.pods.len() <= REMEMBERED {
+            return Vec::new();
         }
-        Self { pods }
+        let pods = self.pods.iter();
+        let mut ages: Vec<_> = pods.map(|(id, kept)| (kept.since, id.clone())).collect();
+        ages.sort_unstable();
+        let excess = ages.len().saturating_sub(REMEMBERED);
+        let over = ages.partition_point(|(since, _)| *since + GRACE <= now);
+        ages.truncate(excess.max(over));
+        let forgotten: Vec<_> = ages.into_iter().map(|(_, id)| id).collect();
+        for id in &forgotten {
+            self.pods.remove(id);
+        }
+        self.find_next_end();
+        forgotten
+    }
+
+    fn find_next_end(&mut self) {
+        self.next_end = self.pods.iter().map(|(_, kept)| kept.since + GRACE).min();
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.pods.values().map(|kept| &kept.workload)
+        self.pods.iter().map(|(_, kept)| &kept.workload)
     }
 
     pub(super) fn get(&self, id: &NamespacedName) -> Option<&Arc<Workload>> {
@@ -92,6 +107,6 @@ impl Departed {
 
     /// When the next of them is to be forgotten.
     pub fn next_end(&self) -> Option<Instant> {
-        self.pods.values().map(|kept| kept.since + GRACE).min()
+        self.next_end
     }
 }

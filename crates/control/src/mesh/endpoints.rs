@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tasuki_resources::core::endpoint_slice::SliceEndpoint;
 use tasuki_resources::core::service::{ServiceKind, ServicePort, TargetPort, Transport};
@@ -14,10 +15,12 @@ use super::peer_authentication::PeerAuthentications;
 use super::services::Backend;
 use super::workloads::{State, TLS_MODE, Workload, Workloads};
 
-/// Backends of every TCP port of `service`.
-pub fn backends(
+/// Backends of every TCP port of `service`. `selected` are the pods that it selects; both lists are in order of their names,
+/// and of two endpoints of one address the first is used.
+pub fn backends<'s>(
     service: &Service,
-    slices: &[&EndpointSlice],
+    slices: impl Iterator<Item = &'s EndpointSlice> + Clone,
+    selected: &[Arc<Workload>],
     workloads: &Workloads,
     modes: &PeerAuthentications,
 ) -> BTreeMap<u16, Vec<Backend>> {
@@ -26,10 +29,9 @@ pub fn backends(
         .iter()
         .filter(|port| port.transport == Transport::Tcp);
     tcp.map(|port| {
-        let mut list = if slices.is_empty() {
-            from_pods(service, port, workloads, modes)
-        } else {
-            from_slices(service, port, slices, workloads, modes)
+        let mut list = match slices.clone().next() {
+            None => from_pods(service, port, selected, modes),
+            Some(_) => from_slices(service, port, slices.clone(), workloads, modes),
         };
         list.sort_by_key(|backend| backend.endpoint.address);
         list.dedup_by_key(|backend| backend.endpoint.address);
@@ -41,15 +43,12 @@ pub fn backends(
 fn from_pods(
     service: &Service,
     port: &ServicePort,
-    workloads: &Workloads,
+    selected: &[Arc<Workload>],
     modes: &PeerAuthentications,
 ) -> Vec<Backend> {
-    let Some(selector) = &service.selector else {
-        return Vec::new();
-    };
     let wants_v6 = family(service);
-    workloads
-        .selected(&service.meta.name.namespace, selector)
+    selected
+        .iter()
         .filter_map(|workload| {
             let health = match workload.state {
                 State::Ready => Health::Healthy,
@@ -69,10 +68,10 @@ fn from_pods(
         .collect()
 }
 
-fn from_slices(
+fn from_slices<'s>(
     service: &Service,
     port: &ServicePort,
-    slices: &[&EndpointSlice],
+    slices: impl Iterator<Item = &'s EndpointSlice>,
     workloads: &Workloads,
     modes: &PeerAuthentications,
 ) -> Vec<Backend> {
@@ -178,7 +177,8 @@ pub fn of_workload(
             Some(address.port()),
         )
     };
-    let mesh_tls = workload.meshed && mode() != MtlsMode::Disable;
+    let mode = workload.meshed.then(mode);
+    let mesh_tls = mode.is_some_and(|mode| mode != MtlsMode::Disable);
     Backend {
         endpoint: Endpoint {
             address,
@@ -194,6 +194,7 @@ pub fn of_workload(
         },
         labels: workload.labels.clone(),
         locality: String::new(),
+        strict: mode == Some(MtlsMode::Strict),
     }
 }
 
@@ -214,6 +215,7 @@ fn unknown(address: SocketAddr, health: Health, namespace: &str) -> Backend {
         endpoint,
         labels: BTreeMap::new(),
         locality: String::new(),
+        strict: false,
     }
 }
 

@@ -10,12 +10,13 @@ use tasuki_resources::virtual_service::{
 };
 use tasuki_resources::{Kind, NamespacedName, ObjectKey, Severity};
 
+use super::config::Config;
+use super::report::Report;
 use super::service_entries::PROXY_PORTS;
 use super::services::{Origin, Service, competes};
-use super::{Mesh, Report};
 
 /// Adds what is wrong to the report.
-pub(super) fn report(mesh: &Mesh, report: &mut Report) {
+pub(super) fn report(mesh: &Config, report: &mut Report<'_>) {
     for vs in mesh.virtual_services.iter() {
         destinations(mesh, vs, report);
         gateway_references(mesh, vs, report);
@@ -67,7 +68,7 @@ pub(super) fn report(mesh: &Mesh, report: &mut Report) {
 }
 
 /// Two services with one address and port: only the first can be called by it.
-fn shared_addresses(mesh: &Mesh, report: &mut Report) {
+fn shared_addresses(mesh: &Config, report: &mut Report<'_>) {
     let mut seen: HashMap<(IpAddr, u16), &Arc<Service>> = HashMap::new();
     for service in mesh.services.iter() {
         let ports = service.ports.iter().map(|port| port.number);
@@ -92,7 +93,7 @@ fn shared_addresses(mesh: &Mesh, report: &mut Report) {
     }
 }
 
-fn destinations(mesh: &Mesh, vs: &VirtualService, report: &mut Report) {
+fn destinations(mesh: &Config, vs: &VirtualService, report: &mut Report<'_>) {
     for (index, rule) in vs.http.iter().enumerate() {
         let HttpAction::Forward(forward) = &rule.action else {
             continue;
@@ -112,7 +113,7 @@ fn destinations(mesh: &Mesh, vs: &VirtualService, report: &mut Report) {
 }
 
 fn fault(
-    mesh: &Mesh,
+    mesh: &Config,
     vs: &VirtualService,
     destination: &WeightedDestination,
 ) -> Option<(&'static str, String, Severity)> {
@@ -145,7 +146,7 @@ fn fault(
     Some(("subset", reason, Severity::Error))
 }
 
-fn gateway_references(mesh: &Mesh, vs: &VirtualService, report: &mut Report) {
+fn gateway_references(mesh: &Config, vs: &VirtualService, report: &mut Report<'_>) {
     for gateway in &vs.gateways {
         let GatewayRef::Gateway(name) = gateway else {
             continue;

@@ -1,19 +1,20 @@
 //! ServiceEntries as services of the registry.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tasuki_identity::{SpiffeId, TrustDomain};
-use tasuki_resources::ServiceEntry;
 use tasuki_resources::service_entry::{
     EntryAddress, EntryEndpoint, EntryPort, Location, Resolution,
 };
+use tasuki_resources::{Cidr, ServiceEntry};
 use tasuki_xds::model::endpoint::{Endpoint, Health};
 
 use super::endpoints::of_workload;
 use super::peer_authentication::PeerAuthentications;
 use super::protocol::declared;
-use super::services::{Backend, Backends, Origin, Service, ServicePort};
+use super::services::{Backend, Backends, JoinId, Origin, Service, ServicePort};
 use super::workloads::{State, Workloads, reference};
 
 /// Ports that are the proxy's own on loopback (contract section 5).
@@ -21,36 +22,20 @@ pub const PROXY_PORTS: [u16; 5] = [15000, 15001, 15006, 15020, 15021];
 /// Istio's `dnsRefreshRate`.
 const DNS_REFRESH: Duration = Duration::from_secs(60);
 
-/// One service for each host of the entry, and what was left out of it: field and reason.
-pub fn services(
-    entry: &ServiceEntry,
-    trust_domain: &TrustDomain,
-    workloads: &Workloads,
-    modes: &PeerAuthentications,
-) -> (Vec<Service>, Vec<(String, String)>) {
+/// One service for each host of the entry, all with the endpoints of `join`, and what was left out: field and reason.
+pub fn services(entry: &ServiceEntry, join: JoinId) -> (Vec<Service>, Vec<(String, String)>) {
     let mut left_out = Vec::new();
-    let (usable, forbidden): (Vec<_>, Vec<_>) = entry
-        .endpoints
-        .iter()
-        .enumerate()
-        .partition(|(_, endpoint)| !reaches_proxy(entry, endpoint));
-    for (index, _) in forbidden {
-        left_out.push((
-            format!("spec.endpoints[{index}]"),
-            "reaches the proxy's own ports; left out".to_owned(),
-        ));
+    for (index, endpoint) in entry.endpoints.iter().enumerate() {
+        if reaches_proxy(entry, endpoint) {
+            left_out.push((
+                format!("spec.endpoints[{index}]"),
+                "reaches the proxy's own ports; left out".to_owned(),
+            ));
+        }
     }
-    let usable: Vec<&EntryEndpoint> = usable.into_iter().map(|(_, endpoint)| endpoint).collect();
-    let addresses = entry
-        .addresses
-        .iter()
-        .filter(|a| a.is_single())
-        .map(|a| a.address)
-        .collect::<Vec<_>>();
-    let known = |endpoint: &EntryEndpoint, port: &EntryPort| {
-        pod(entry, endpoint, port, workloads, modes)
-            .or_else(|| backend(entry, endpoint, port, trust_domain))
-    };
+    let (addresses, ranges): (Vec<Cidr>, Vec<Cidr>) =
+        entry.addresses.iter().partition(|a| a.is_single());
+    let addresses: Vec<IpAddr> = addresses.into_iter().map(|a| a.address).collect();
     let mut services = Vec::new();
     for (index, host) in entry.hosts.iter().enumerate() {
         let name = host.to_string();
@@ -62,24 +47,43 @@ pub fn services(
             continue;
         }
         services.push(Service {
-            backends: backends(entry, &usable, &name, known),
+            backends: match entry.resolution {
+                Resolution::Static => Backends::Known(join),
+                Resolution::Dns => names(entry, &name),
+            },
+            literals: literals(entry),
             host: name,
             pattern: host.clone(),
             name: entry.meta.name.name.clone(),
             namespace: entry.meta.name.namespace.clone(),
             origin: Origin::ServiceEntry,
             addresses: addresses.clone(),
-            ranges: entry
-                .addresses
-                .iter()
-                .filter(|a| !a.is_single())
-                .copied()
-                .collect(),
+            ranges: ranges.clone(),
             ports: entry.ports.iter().map(port).collect(),
             exported: entry.export_to.clone(),
         });
     }
     (services, left_out)
+}
+
+/// Endpoints that may be used.
+fn usable(entry: &ServiceEntry) -> impl Iterator<Item = &EntryEndpoint> {
+    let endpoints = entry.endpoints.iter();
+    endpoints.filter(|endpoint| !reaches_proxy(entry, endpoint))
+}
+
+fn literals(entry: &ServiceEntry) -> Vec<(SocketAddr, u16)> {
+    if entry.resolution == Resolution::Dns {
+        return Vec::new();
+    }
+    let of_port = |port| {
+        let address = move |endpoint: &EntryEndpoint| match &endpoint.address {
+            EntryAddress::Ip(ip) => Some(SocketAddr::new(*ip, endpoint.port(port))),
+            EntryAddress::Name(_) => None,
+        };
+        usable(entry).filter_map(address).map(|a| (a, port.number))
+    };
+    entry.ports.iter().flat_map(of_port).collect()
 }
 
 fn port(port: &EntryPort) -> ServicePort {
@@ -90,40 +94,52 @@ fn port(port: &EntryPort) -> ServicePort {
     }
 }
 
-fn backends(
-    entry: &ServiceEntry,
-    endpoints: &[&EntryEndpoint],
-    host: &str,
-    known: impl Fn(&EntryEndpoint, &EntryPort) -> Option<Backend>,
-) -> Backends {
-    match entry.resolution {
-        Resolution::Static => {
-            let of_port = |port: &EntryPort| {
-                let list = endpoints
-                    .iter()
-                    .filter_map(|endpoint| known(endpoint, port));
-                (port.number, list.collect())
-            };
-            Backends::Known(entry.ports.iter().map(of_port).collect())
-        }
-        Resolution::Dns => {
-            let of_port = |port: &EntryPort| {
-                let hosts = if entry.endpoints.is_empty() {
-                    vec![(host.to_owned(), port.target)]
-                } else {
-                    endpoints
-                        .iter()
-                        .map(|e| (name_of(&e.address), e.port(port)))
-                        .collect()
-                };
-                (port.number, hosts)
-            };
-            Backends::Dns {
-                hosts: entry.ports.iter().map(of_port).collect(),
-                refresh: DNS_REFRESH,
-            }
-        }
+/// The names that the proxy is to resolve.
+fn names(entry: &ServiceEntry, host: &str) -> Backends {
+    let of_port = |port: &EntryPort| {
+        let hosts = if entry.endpoints.is_empty() {
+            vec![(host.to_owned(), port.target)]
+        } else {
+            usable(entry)
+                .map(|e| (name_of(&e.address), e.port(port)))
+                .collect()
+        };
+        (port.number, hosts)
+    };
+    Backends::Dns {
+        hosts: entry.ports.iter().map(of_port).collect(),
+        refresh: DNS_REFRESH,
     }
+}
+
+/// The endpoints of an entry that lists them, by port.
+pub fn backends(
+    entry: &ServiceEntry,
+    trust_domain: &TrustDomain,
+    workloads: &Workloads,
+    modes: &PeerAuthentications,
+) -> BTreeMap<u16, Vec<Backend>> {
+    if entry.resolution == Resolution::Dns {
+        return BTreeMap::new();
+    }
+    let of_port = |declared: &EntryPort| {
+        let list = usable(entry).filter_map(|endpoint| {
+            pod(entry, endpoint, declared, workloads, modes)
+                .or_else(|| backend(entry, endpoint, declared, trust_domain))
+        });
+        (declared.number, list.collect())
+    };
+    entry.ports.iter().map(of_port).collect()
+}
+
+/// The addresses at which a pod makes a difference to the entry's endpoints.
+pub fn pod_addresses(entry: &ServiceEntry) -> impl Iterator<Item = IpAddr> {
+    let internal = entry.location == Location::Internal && entry.resolution == Resolution::Static;
+    let endpoints = entry.endpoints.iter().filter(move |_| internal);
+    endpoints.filter_map(|endpoint| match &endpoint.address {
+        EntryAddress::Ip(ip) => Some(*ip),
+        EntryAddress::Name(_) => None,
+    })
 }
 
 /// An endpoint of a MESH_INTERNAL entry that is a pod is spoken to as one; outside the mesh nobody has its TLS.
@@ -181,6 +197,7 @@ fn backend(
         endpoint: endpoint_model,
         labels: endpoint.labels.clone(),
         locality: String::new(),
+        strict: false,
     })
 }
 

@@ -4,7 +4,7 @@
 //! namespaces, or a private one beside the public one. A client's own namespace comes first.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     pub exported: ExportTo,
     pub backends: Backends,
+    /// Addresses of a ServiceEntry's endpoints, each with the port of which it is one.
+    pub literals: Vec<(SocketAddr, u16)>,
 }
 
 /// What declared the service.
@@ -51,14 +53,18 @@ pub struct ServicePort {
 /// Where the service runs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Backends {
-    /// Known endpoints, by service port.
-    Known(BTreeMap<u16, Vec<Backend>>),
+    /// Known endpoints: `Mesh::backends`.
+    Known(JoinId),
     /// Names that the proxy resolves, by service port.
     Dns {
         hosts: BTreeMap<u16, Vec<(String, u16)>>,
         refresh: Duration,
     },
 }
+
+/// Which of the joins of endpoints; a number of one configuration (`super::config`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JoinId(pub(super) usize);
 
 /// One endpoint of one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,19 +74,13 @@ pub struct Backend {
     pub labels: BTreeMap<String, String>,
     /// `region/zone/subzone`.
     pub locality: String,
+    /// Its sidecar takes nothing but mesh TLS on this port.
+    pub strict: bool,
 }
 
 impl Service {
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
-    }
-
-    /// Known endpoints of a port; empty for names that the proxy resolves.
-    pub fn backends(&self, port: u16) -> &[Backend] {
-        match &self.backends {
-            Backends::Known(by_port) => by_port.get(&port).map_or(&[], Vec::as_slice),
-            Backends::Dns { .. } => &[],
-        }
     }
 
     /// For metrics.
@@ -103,6 +103,8 @@ pub struct Services {
     ranges: Vec<(Cidr, Arc<Service>)>,
     /// Endpoints of ServiceEntries that have no address of their own.
     by_endpoint: HashMap<(IpAddr, u16), Vec<EntryPort>>,
+    /// The hosts of a ServiceEntry have the same endpoints.
+    by_join: HashMap<JoinId, Vec<Arc<Service>>>,
 }
 
 /// A service, and its port.
@@ -166,15 +168,15 @@ impl Services {
             && service.addresses.is_empty()
             && service.ranges.is_empty()
         {
-            for port in &service.ports {
-                for backend in service.backends(port.number) {
-                    let address = backend.endpoint.address;
-                    self.by_endpoint
-                        .entry((address.ip(), address.port()))
-                        .or_default()
-                        .push((service.clone(), port.number));
-                }
+            for (address, port) in &service.literals {
+                self.by_endpoint
+                    .entry((address.ip(), address.port()))
+                    .or_default()
+                    .push((service.clone(), *port));
             }
+        }
+        if let Backends::Known(join) = service.backends {
+            self.by_join.entry(join).or_default().push(service.clone());
         }
         if service.pattern.is_wildcard() {
             self.wildcards.push(service.clone());
@@ -187,6 +189,11 @@ impl Services {
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.by_host.values().flatten()
+    }
+
+    /// The services that have the endpoints of one join.
+    pub fn of_join(&self, join: JoinId) -> &[Arc<Service>] {
+        self.by_join.get(&join).map_or(&[], Vec::as_slice)
     }
 
     /// The service whose host is exactly this one, for a client in `viewer`; one that is not exported there only if

@@ -9,7 +9,7 @@ use tasuki_resources::destination_rule::{ConnectionPool, RetryBudget};
 use tasuki_resources::mesh_settings::{AccessLog, Injection, NAME, OutboundTrafficPolicy};
 use tasuki_resources::{Kind, MeshSettings as Declared, ObjectKey, Severity};
 
-use super::Report;
+use super::report::Report;
 
 /// The settings of one mesh. The object's fields come before the flags.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,7 @@ impl MeshSettings {
 
     /// The same flags under what `all` declare now. Those that are not in the
     /// root namespace are reported; those of another name have been.
-    pub(super) fn declared_by(&self, all: &[&Declared], report: &mut Report) -> Self {
+    pub(super) fn declared_by(&self, all: &[&Declared], report: &mut Report<'_>) -> Self {
         let mut own = Arc::default();
         for object in all.iter().filter(|object| object.meta.name.name == NAME) {
             if object.meta.name.namespace == self.root_namespace {

@@ -7,6 +7,8 @@ use tasuki_resources::NamespacedName;
 use super::*;
 use crate::snapshot::tests::{SHOP, good_mesh, mesh};
 
+mod incremental;
+
 fn report(mesh: &Mesh) -> String {
     mesh.problems
         .iter()
@@ -39,7 +41,7 @@ fn pods_that_are_not_ready_have_ports_but_no_traffic() {
         .services
         .exact("cart.shop.svc.cluster.local", "shop")
         .unwrap();
-    assert_eq!(service.backends(8080).len(), 1);
+    assert_eq!(mesh.backends(service, 8080).len(), 1);
     let workload = mesh
         .workloads
         .get(&NamespacedName::new("shop", "cart-v1"))
@@ -144,7 +146,7 @@ fn two_thousand_services_are_one_mesh() {
         .exact("s1999.big.svc.cluster.local", "big")
         .unwrap()
         .clone();
-    assert_eq!(last.backends(80).len(), 1);
+    assert_eq!(mesh.backends(&last, 80).len(), 1);
 }
 
 #[test]
@@ -206,7 +208,7 @@ fn pods_on_the_hosts_network_are_not_known_by_address() {
         .services
         .exact("cart.shop.svc.cluster.local", "shop")
         .unwrap();
-    assert_eq!(service.backends(8080).len(), 2, "but they serve");
+    assert_eq!(mesh.backends(service, 8080).len(), 2, "but they serve");
 }
 
 #[test]
@@ -219,7 +221,7 @@ fn a_pod_behind_an_entry_of_the_mesh_is_spoken_to_as_a_pod() {
     let endpoint = |location: &str| {
         let mesh = good_mesh(&[SHOP, &entry(location)]);
         let service = mesh.services.exact("e.example.com", "shop").unwrap();
-        service.backends(80)[0].endpoint.clone()
+        mesh.backends(service, 80)[0].endpoint.clone()
     };
     let inside = endpoint("MESH_INTERNAL");
     assert_eq!(
@@ -246,7 +248,7 @@ fn a_departed_pod_answers_for_its_own_sidecar_for_a_while() {
     let id = NamespacedName::new("shop", "cart-v1");
     let before = good_mesh(&[SHOP]);
     let gone = Instant::now();
-    let after = before.successor(&without("cart-v1"), gone);
+    let after = before.successor(&Arc::new(without("cart-v1")), gone);
     assert!(after.workloads.get(&id).is_none());
     assert!(after.workloads.at("10.1.0.1".parse().unwrap()).is_none());
     let workload = after.workload(&id).unwrap().clone();
@@ -256,9 +258,9 @@ fn a_departed_pod_answers_for_its_own_sidecar_for_a_while() {
         before.workload_ports(&workload)
     );
     let end = after.departed.next_end().unwrap();
-    let last = after.successor(&without("cart-v1"), end - departed::GRACE / 2);
+    let last = after.successor(&Arc::new(without("cart-v1")), end - departed::GRACE / 2);
     assert_eq!(last.departed.next_end(), Some(end), "the clock runs on");
-    let over = last.successor(&without("cart-v1"), end);
+    let over = last.successor(&Arc::new(without("cart-v1")), end);
     assert!(over.workload(&id).is_none());
     assert_eq!(over.departed.next_end(), None);
 }
@@ -273,12 +275,12 @@ fn what_has_not_changed_is_not_made_again() {
         .replace("cart-v1", "cart-v3")
         .replace("10.1.0.1", "10.1.0.9");
     folder.put("other.yaml", Ok(more));
-    let after = before.successor(&folder.objects(), Instant::now());
+    let after = before.successor(&Arc::new(folder.objects()), Instant::now());
     let id = NamespacedName::new("shop", "cart-v1");
     let (one, other) = (before.workloads.get(&id), after.workloads.get(&id));
     assert!(Arc::ptr_eq(one.unwrap(), other.unwrap()));
     folder.put("shop.yaml", Ok(SHOP.replace("version: v1", "version: v7")));
-    let edited = after.successor(&folder.objects(), Instant::now());
+    let edited = after.successor(&Arc::new(folder.objects()), Instant::now());
     assert_eq!(edited.workloads.get(&id).unwrap().labels["version"], "v7");
 }
 
@@ -286,8 +288,8 @@ fn what_has_not_changed_is_not_made_again() {
 fn a_pod_that_returns_is_itself_again() {
     let id = NamespacedName::new("shop", "cart-v1");
     let now = Instant::now();
-    let gone = good_mesh(&[SHOP]).successor(&without("cart-v1"), now);
-    let back = gone.successor(&without("no pod"), now);
+    let gone = good_mesh(&[SHOP]).successor(&Arc::new(without("cart-v1")), now);
+    let back = gone.successor(&Arc::new(without("no pod")), now);
     assert_eq!(back.workload(&id), back.workloads.get(&id));
     assert_eq!(back.departed.next_end(), None);
 }
@@ -323,7 +325,7 @@ status: {phase: Running, podIP: 10.0.0.1}
 
 fn endpoints_of(mesh: &Mesh) -> Vec<tasuki_xds::model::endpoint::Endpoint> {
     let cart = mesh.services.exact("cart.shop.svc.cluster.local", "shop");
-    let backends = cart.unwrap().backends(8080).iter();
+    let backends = mesh.backends(cart.unwrap(), 8080).iter();
     backends.map(|backend| backend.endpoint.clone()).collect()
 }
 

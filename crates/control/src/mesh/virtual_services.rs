@@ -6,7 +6,7 @@
 //! the client's own namespace comes first, then the namespace of the oldest rule. One that says nothing
 //! to this client on the port that is called (`match.port`, `sourceLabels`) neither routes nor replaces.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tasuki_resources::virtual_service::GatewayRef;
@@ -23,6 +23,8 @@ pub struct VirtualServices {
     /// Those for sidecars with a wildcard, the most specific wildcard first.
     wildcards: Vec<(Host, Vec<usize>)>,
     by_gateway: BTreeMap<NamespacedName, Vec<usize>>,
+    /// Names of labels in any `sourceLabels`.
+    source_labels: BTreeSet<String>,
 }
 
 impl VirtualServices {
@@ -52,6 +54,9 @@ impl VirtualServices {
                 }
             }
         }
+        let blocks = all.iter().flat_map(|vs| &vs.http).flat_map(|r| &r.matches);
+        let labels = blocks.flat_map(|block| block.source_labels.keys());
+        index.source_labels = labels.cloned().collect();
         index.wildcards = wildcards.into_iter().collect();
         index
             .wildcards
@@ -62,6 +67,13 @@ impl VirtualServices {
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<VirtualService>> {
         self.all.iter()
+    }
+
+    /// Of a client's labels, those that may make a difference to its rules.
+    pub fn of_interest(&self, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let names = self.source_labels.iter();
+        let pairs = names.filter_map(|name| Some((name.clone(), labels.get(name)?.clone())));
+        pairs.collect()
     }
 
     /// The rules for requests of sidecars in `viewer` to `host`, which the namespace `owner` declared.

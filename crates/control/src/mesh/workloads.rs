@@ -1,6 +1,6 @@
 //! Workloads: what Pods say about who runs where.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,9 +8,10 @@ use tasuki_identity::{SpiffeId, TrustDomain};
 pub use tasuki_kubernetes::names::{PROXY_ANNOTATION, TLS_MODE, TLS_MODE_LABEL};
 use tasuki_resources::core::pod::Phase;
 use tasuki_resources::core::service::Transport;
-use tasuki_resources::labels::selects;
 use tasuki_resources::{NamespacedName, Pod};
 use tasuki_xds::model::endpoint::WorkloadRef;
+
+use super::shared_map::SharedMap;
 
 /// One pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,65 +49,61 @@ pub enum State {
 /// All pods, by name and by address.
 #[derive(Clone, Debug, Default)]
 pub struct Workloads {
-    by_name: BTreeMap<NamespacedName, Arc<Workload>>,
-    by_address: HashMap<IpAddr, Arc<Workload>>,
-    /// By namespace and one label, so that a selector looks at few pods.
-    by_label: HashMap<(String, String, String), Vec<Arc<Workload>>>,
+    by_name: SharedMap<NamespacedName, Arc<Workload>>,
+    /// All that claim an address, in order of their names.
+    by_address: SharedMap<IpAddr, Vec<Arc<Workload>>>,
 }
 
 impl Workloads {
-    /// The first pod that claims an address keeps it, except that a live pod takes it from a draining one.
-    pub fn new(workloads: impl IntoIterator<Item = Arc<Workload>>) -> Self {
-        let mut all = Self::default();
-        let sorted: BTreeMap<_, _> = workloads.into_iter().map(|w| (w.id.clone(), w)).collect();
-        for workload in sorted.into_values() {
-            for (name, value) in &workload.labels {
-                let key = (workload.id.namespace.clone(), name.clone(), value.clone());
-                all.by_label.entry(key).or_default().push(workload.clone());
-            }
-            for address in workload.addresses.iter().filter(|_| !workload.host_network) {
-                let taken = all
-                    .by_address
-                    .get(address)
-                    .is_some_and(|w| w.state != State::Draining);
-                if !taken {
-                    all.by_address.insert(*address, workload.clone());
-                }
-            }
-            all.by_name.insert(workload.id.clone(), workload);
+    /// The pod of this name is this one now, or gone. Returns what it was.
+    pub(super) fn put(
+        &mut self,
+        name: &NamespacedName,
+        now: Option<&Arc<Workload>>,
+    ) -> Option<Arc<Workload>> {
+        let before = match now {
+            Some(workload) => self.by_name.insert(name.clone(), workload.clone()),
+            None => self.by_name.remove(name),
+        };
+        for address in before.iter().flat_map(|workload| workload.claims()) {
+            self.by_address
+                .edit(address, |claims| claims.retain(|other| other.id != *name));
         }
-        all
+        if let Some(workload) = now {
+            for address in workload.claims() {
+                self.by_address.edit(address, |claims| {
+                    if let Err(place) = claims.binary_search_by(|other| other.id.cmp(name)) {
+                        claims.insert(place, workload.clone());
+                    }
+                });
+            }
+        }
+        before
     }
 
     pub fn get(&self, id: &NamespacedName) -> Option<&Arc<Workload>> {
         self.by_name.get(id)
     }
 
+    /// The first pod that claims an address has it, except that a live pod takes it from those that are ending.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.by_address.get(&address)
+        let claims = self.by_address.get(&address)?;
+        let live = claims.iter().find(|w| w.state != State::Draining);
+        live.or(claims.last())
     }
 
+    /// In no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.by_name.values()
-    }
-
-    /// Pods of `namespace` that have all of these labels, in order of their names; none for an empty selector.
-    pub fn selected<'a>(
-        &'a self,
-        namespace: &str,
-        selector: &'a BTreeMap<String, String>,
-    ) -> impl Iterator<Item = &'a Arc<Workload>> {
-        let label = selector.iter().next();
-        let key = label.map(|(name, value)| (namespace.to_owned(), name.clone(), value.clone()));
-        let list = key
-            .and_then(|key| self.by_label.get(&key))
-            .map_or(&[][..], Vec::as_slice);
-        list.iter()
-            .filter(move |workload| selects(selector, &workload.labels))
+        self.by_name.iter().map(|(_, workload)| workload)
     }
 }
 
 impl Workload {
+    /// Addresses by which it can be found.
+    fn claims(&self) -> impl Iterator<Item = &IpAddr> {
+        self.addresses.iter().filter(|_| !self.host_network)
+    }
+
     /// Whether the pod has this address, as far as is known: a file may leave a Pod's status to Kubernetes. A Pod of a cluster that
     /// has none yet is not at the address of the one before it.
     pub fn is_at(&self, address: IpAddr) -> bool {

@@ -1,7 +1,6 @@
 //! Clusters: how a client reaches a service's port, one of its subsets, a pod, or its own application.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tasuki_resources::destination_rule::{
@@ -17,6 +16,7 @@ use tasuki_xds::model::listener::DeclaredProtocol;
 use super::tls::{self, Incapable};
 use super::viewer::Viewer;
 use super::{BLACK_HOLE, Name, PASSTHROUGH, divided};
+use crate::mesh::Join;
 use crate::mesh::services::{Backends, Service};
 use crate::mesh::workloads::Workload;
 
@@ -150,22 +150,18 @@ fn outbound(
 
 /// The service that leads to a workload's port, for its metrics; the first by name if there are several.
 fn service_of(viewer: &Viewer<'_>, workload: &Workload, port: u16) -> Option<ServiceRef> {
-    let leads = |service: &&Arc<Service>| {
-        let mut backends = service
-            .ports
-            .iter()
-            .flat_map(|p| service.backends(p.number));
-        backends.any(|backend| {
-            let address = backend.endpoint.address;
-            address.port() == port && workload.addresses.contains(&address.ip())
-        })
+    let leads = |address: IpAddr, join: &Join| {
+        let address = SocketAddr::new(address, port);
+        join.all_backends().any(|b| b.endpoint.address == address)
     };
-    let own = viewer
-        .mesh
-        .services
-        .iter()
-        .filter(|service| service.namespace == workload.id.namespace);
-    own.filter(leads)
+    let addresses = workload.addresses.iter();
+    let services = addresses.flat_map(|address| {
+        let serving = viewer.mesh.serving(*address);
+        serving.filter(|(_, join)| leads(*address, join))
+    });
+    services
+        .map(|(service, _)| service)
+        .filter(|service| service.namespace == workload.id.namespace)
         .min_by(|a, b| a.host.cmp(&b.host))
         .map(|service| service.reference())
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use tasuki_resources::destination_rule::{TlsMode, TlsSettings};
 use tasuki_resources::labels::selects;
-use tasuki_resources::peer_authentication::MtlsMode;
 use tasuki_xds::codec::Dialect;
 use tasuki_xds::model::cluster::TlsMatch;
 use tasuki_xds::model::listener::DeclaredProtocol;
@@ -112,23 +111,7 @@ fn always(tls: ClientTls) -> Vec<TlsMatch> {
 
 /// gRPC knows TLS only for a whole cluster, and our servers take its ALPN only on STRICT ports.
 fn grpc(viewer: &Viewer<'_>, backends: &[&Backend]) -> Vec<TlsMatch> {
-    let strict = |backend: &&Backend| {
-        let address = backend.endpoint.address;
-        viewer
-            .mesh
-            .workloads
-            .at(address.ip())
-            .is_some_and(|workload| {
-                let (namespace, labels) = (&workload.id.namespace, &workload.labels);
-                workload.meshed
-                    && viewer
-                        .mesh
-                        .peer_authentication
-                        .mode(namespace, labels, Some(address.port()))
-                        == MtlsMode::Strict
-            })
-    };
-    if backends.is_empty() || !backends.iter().all(strict) {
+    if backends.is_empty() || !backends.iter().all(|backend| backend.strict) {
         return Vec::new();
     }
     let tls = mutual(viewer, identities(backends.iter().copied()));
@@ -225,8 +208,8 @@ fn identities<'b>(backends: impl Iterator<Item = &'b Backend>) -> Vec<String> {
 
 /// The endpoints of a service's port, or of a subset as the viewer's DestinationRule defines it.
 pub fn chosen<'s>(
-    viewer: &Viewer<'_>,
-    service: &'s Service,
+    viewer: &Viewer<'s>,
+    service: &Service,
     port: u16,
     subset: Option<&str>,
 ) -> Vec<&'s Backend> {
@@ -242,7 +225,7 @@ pub fn chosen<'s>(
             None => return Vec::new(),
         },
     };
-    let all = service.backends(port).iter();
+    let all = viewer.mesh.backends(service, port).iter();
     all.filter(|backend| labels.is_none_or(|labels| selects(labels, &backend.labels)))
         .collect()
 }

@@ -230,6 +230,28 @@ impl DeltaSession {
         !behind.any(|(name, _)| concerns(name))
     }
 
+    /// Everything that was asked for or sent.
+    pub fn names(&self) -> Vec<(ResourceType, &str)> {
+        let types = self.types.iter();
+        let names = types.flat_map(|(ty, state)| state.entries.keys().map(|name| (*ty, name)));
+        names.map(|(ty, name)| (ty, name.as_str())).collect()
+    }
+
+    /// Nothing of what the client follows is different in the view of `generation` than in the one last polled, which was
+    /// of `polled`.
+    pub fn carry(&mut self, polled: u64, generation: u64) {
+        for state in self.types.values_mut() {
+            if state.settled_of == polled {
+                state.settled_of = generation;
+            }
+            if let Some(in_flight) = &mut state.in_flight
+                && in_flight.all_of == Some(polled)
+            {
+                in_flight.all_of = Some(generation);
+            }
+        }
+    }
+
     /// Whether a resource of this type has been asked for.
     pub fn subscribes_to(&self, ty: ResourceType) -> bool {
         self.types

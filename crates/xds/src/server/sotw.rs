@@ -205,6 +205,30 @@ impl SotwSession {
         !behind.any(|name| concerns(name))
     }
 
+    /// As [`super::DeltaSession::names`].
+    pub fn names(&self) -> Vec<(ResourceType, &str)> {
+        let types = self.types.iter();
+        let names = types.flat_map(|(ty, state)| {
+            let names = state.names.iter().chain(state.held.keys());
+            names.map(|name| (*ty, name.as_str()))
+        });
+        names.collect()
+    }
+
+    /// As [`super::DeltaSession::carry`].
+    pub fn carry(&mut self, polled: u64, generation: u64) {
+        for state in self.types.values_mut() {
+            if state.settled_of == polled {
+                state.settled_of = generation;
+            }
+            if let Some(in_flight) = &mut state.in_flight
+                && in_flight.all_of == polled
+            {
+                in_flight.all_of = generation;
+            }
+        }
+    }
+
     /// Whether a resource of this type has been asked for.
     pub fn subscribes_to(&self, ty: ResourceType) -> bool {
         self.types

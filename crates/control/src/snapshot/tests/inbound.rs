@@ -322,7 +322,7 @@ fn the_sidecar_of_a_departed_pod_is_told_what_is_new() {
         "mtls.yaml",
         Ok(peer_authentication("{mtls: {mode: STRICT}}")),
     );
-    let after = before.successor(&folder.objects(), tokio::time::Instant::now());
+    let after = before.successor(&Arc::new(folder.objects()), tokio::time::Instant::now());
     let shapes_of = |mesh: Arc<Mesh>| {
         let listener = As::client(&mesh, client.clone())
             .listener("inbound")

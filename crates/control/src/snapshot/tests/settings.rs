@@ -108,14 +108,14 @@ fn settings_come_and_go_without_a_restart() {
     let mut folder = Folder::default();
     folder.put("shop.yaml", Ok(SHOP.to_owned()));
     folder.put("settings.yaml", Ok(SETTINGS.to_owned()));
-    let with = Arc::new(flags.successor(&folder.objects(), Instant::now()));
+    let with = Arc::new(flags.successor(&Arc::new(folder.objects()), Instant::now()));
     assert_eq!(
         passthrough(&As::sidecar(&with, "shop", "storefront")),
         "BlackHoleCluster"
     );
     assert_eq!(with.settings.certificate_ttl(), Duration::from_secs(7200));
     folder.remove("settings.yaml");
-    let without = Arc::new(with.successor(&folder.objects(), Instant::now()));
+    let without = Arc::new(with.successor(&Arc::new(folder.objects()), Instant::now()));
     assert_eq!(
         passthrough(&As::sidecar(&without, "shop", "storefront")),
         "PassthroughCluster"
