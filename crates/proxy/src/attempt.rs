@@ -113,7 +113,7 @@ impl Attempts<'_> {
             under_way.take();
             record.tries += 1;
             let repeatable = original.can_repeat();
-            let is_free = self.is_free(&result, &tried);
+            let is_free = self.is_free(&result, &picked, &tried);
             let permit_wanted = (!is_free).then_some(&mut retry_permit);
             if !self.goes_again(number, &result, repeatable, permit_wanted, record) {
                 original.commit();
@@ -156,10 +156,18 @@ impl Attempts<'_> {
         }
     }
 
-    /// Whether the next try is no more load on anybody: the last one never left this proxy, and another endpoint is there. The
-    /// retry budget and pauses are for servers in trouble (gRFC A6 does not count such "transparent" retries either).
-    fn is_free(&self, result: &Result<Response<Body>, Error>, tried: &[u64]) -> bool {
-        matches!(result, Err(error) if error.never_left()) && self.cluster.has_others(tried)
+    /// Whether the next try is no more load on anybody: the last one found nobody, its endpoint is left out by now, and another
+    /// is there. The retry budget and pauses are for servers in trouble (gRFC A6 does not count such "transparent" retries
+    /// either).
+    fn is_free(
+        &self,
+        result: &Result<Response<Body>, Error>,
+        picked: &Picked,
+        tried: &[u64],
+    ) -> bool {
+        matches!(result, Err(error) if error.found_nobody())
+            && picked.endpoint.reach.is_out()
+            && self.cluster.has_others(tried)
     }
 
     /// Whether the request is sent once more after try `number` (from 0). Takes a place under the retry budget if so, where one is

@@ -199,7 +199,7 @@ pub fn pick(
     out: LeftOut,
 ) -> Result<Arc<Endpoint>, Error> {
     let level = level(set, config, out).ok_or(Error::NoHealthyUpstream)?;
-    if config.panic_percent > 0 && (level.usable(out) == 0 || in_panic(set, config, out)) {
+    if config.panic_percent > 0 && in_panic(set, level, config, out) {
         return in_spite_of_health(level, out).ok_or(Error::NoHealthyUpstream);
     }
     let mut chosen = None;
@@ -229,11 +229,12 @@ fn in_spite_of_health(level: &Level, out: LeftOut) -> Option<Arc<Endpoint>> {
     any(&level.all, out).cloned()
 }
 
-/// One of those that are not left out, from a random start.
+/// One of those that are not left out. Not the next after a random one: those of a zone that is lost stand side by side, and the one
+/// behind them would get all that is theirs.
 fn any(endpoints: &[Arc<Endpoint>], out: LeftOut) -> Option<&Arc<Endpoint>> {
-    let start = random() as usize % endpoints.len().max(1);
-    let (before, after) = endpoints.split_at_checked(start)?;
-    after.iter().chain(before).find(|e| !out.has(e))
+    let usable = || endpoints.iter().filter(|e| !out.has(e));
+    let count = usable().count();
+    usable().nth(random() as usize % count.max(1))
 }
 
 /// The priority level for this request.
@@ -263,13 +264,13 @@ fn level<'a>(set: &'a EndpointSet, config: &Cluster, out: LeftOut) -> Option<&'a
 }
 
 /// Endpoints that cannot be connected to are no reason: using the ejected ones would not help them.
-fn in_panic(set: &EndpointSet, config: &Cluster, out: LeftOut) -> bool {
+fn in_panic(set: &EndpointSet, level: &Level, config: &Cluster, out: LeftOut) -> bool {
     let out = LeftOut {
         unreachable: false,
         ..out
     };
     let usable: usize = set.levels.iter().map(|level| level.usable(out)).sum();
-    usable * 100 < set.len() * config.panic_percent as usize
+    level.usable(out) == 0 || usable * 100 < set.len() * config.panic_percent as usize
 }
 
 fn choose<'a>(

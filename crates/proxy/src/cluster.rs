@@ -58,8 +58,10 @@ struct Shared {
     ejected: AtomicU32,
     /// Ejections so far.
     ejections: AtomicU64,
-    /// Endpoints that cannot be connected to or leave: while 0, nobody looks for them.
+    /// Endpoints that cannot be reached: while 0, nobody looks for them.
     unreachable: AtomicU32,
+    /// When the first of them may be tried again.
+    look: AtomicU64,
     arrived: tokio::sync::watch::Sender<bool>,
     originals: Mutex<HashMap<SocketAddr, Arc<Endpoint>>>,
 }
@@ -90,6 +92,7 @@ impl Cluster {
                 ejected: AtomicU32::new(0),
                 ejections: AtomicU64::new(0),
                 unreachable: AtomicU32::new(0),
+                look: AtomicU64::new(0),
                 arrived: tokio::sync::watch::Sender::new(false),
                 originals: Mutex::default(),
             }),
@@ -310,51 +313,69 @@ impl Cluster {
         }
     }
 
-    /// No connection to `endpoint` could be made: it is left out until one can.
-    pub fn connect_failed(&self, endpoint: &Endpoint) {
-        if self.leave_out(endpoint, |reach| {
-            reach.failed(self.now(), balance::random())
-        }) {
-            tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint cannot be connected to");
+    /// No connection to `endpoint` could be made: it is left out until one can, unless others are open.
+    pub fn connect_failed(&self, endpoint: &Endpoint, error: &Error) {
+        if self.leave_out(endpoint, |reach, now| reach.failed(now, balance::random())) {
+            tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, error = %error.reason(), "endpoint cannot be connected to");
         }
+    }
+
+    /// The peer at `endpoint` cannot connect to its application.
+    pub fn application_away(&self, endpoint: &Endpoint) {
+        self.leave_out(endpoint, |reach, now| reach.away(now, balance::random()));
     }
 
     /// The peer at `endpoint` has said that it leaves.
     pub fn leaves(&self, endpoint: &Endpoint) {
-        if self.leave_out(endpoint, |reach| reach.leaves(self.now())) {
+        if self.leave_out(endpoint, Reach::leaves) {
             tracing::debug!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint leaves");
         }
     }
 
-    fn leave_out(&self, endpoint: &Endpoint, mark: impl FnOnce(&Reach) -> bool) -> bool {
+    fn leave_out(&self, endpoint: &Endpoint, mark: impl FnOnce(&Reach, u64) -> bool) -> bool {
         let set = self.shared.endpoints.load();
         // Original destinations, those that are gone by now, and one that is alone: there is nothing to leave it out of.
         if set.len() < 2 || set.all().all(|other| other.id != endpoint.id) {
             return false;
         }
-        let first = mark(&endpoint.reach);
+        let first = mark(&endpoint.reach, self.now());
         self.count_unreachable(&set);
+        self.look_by(endpoint.reach.again());
         first
     }
 
     /// An endpoint of [`Cluster::to_try_again`] cannot be connected to yet.
     pub fn connect_failed_again(&self, endpoint: &Endpoint) {
         endpoint.reach.failed_again(self.now(), balance::random());
+        self.look_by(endpoint.reach.again());
     }
 
-    /// Counted, not added up: whatever came in between, the next failure or success puts it right.
+    /// A connection to `endpoint` has been made.
+    pub fn connected(&self, endpoint: &Endpoint) {
+        let before = self.shared.unreachable.load(Ordering::Relaxed) as usize;
+        let now = self.now();
+        if before == 0 || !endpoint.reach.succeeded(now) {
+            return;
+        }
+        let set = self.shared.endpoints.load();
+        self.count_unreachable(&set);
+        if before >= set.len() {
+            // All were out, this one is the first that is back and would get everything until the others' pauses are over.
+            set.all().for_each(|other| other.reach.hurry(now));
+            self.look_by(now);
+        }
+        tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint can be connected to again");
+    }
+
+    /// Counted, not added up: whatever came in between, the next failure puts it right.
     fn count_unreachable(&self, set: &EndpointSet) {
         count(&self.shared.unreachable, set, |endpoint| {
             endpoint.reach.is_out()
         });
     }
 
-    /// A connection to `endpoint` has been made.
-    pub fn connected(&self, endpoint: &Endpoint) {
-        if endpoint.reach.succeeded() {
-            self.count_unreachable(&self.shared.endpoints.load());
-            tracing::info!(cluster = %self.config.name, endpoint = %endpoint.address, "endpoint can be connected to again");
-        }
+    fn look_by(&self, time: u64) {
+        self.shared.look.fetch_min(time, Ordering::Relaxed);
     }
 
     /// Whether requests have somewhere else to go than to the endpoints in `tried`.
@@ -368,15 +389,24 @@ impl Cluster {
         })
     }
 
-    /// An endpoint that was left out for long enough, for one caller, who connects to it and tells how that went.
+    /// The endpoint that has been due longest to be tried again, for one caller, who connects to it and tells how that went.
     pub fn to_try_again(&self) -> Option<Arc<Endpoint>> {
         if self.shared.unreachable.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let now = self.now();
+        if now < self.shared.look.load(Ordering::Relaxed) {
+            return None;
+        }
         let limit = u64::try_from(self.config.connect_timeout.as_millis()).unwrap_or(u64::MAX);
         let set = self.shared.endpoints.load();
-        let due = set.all().find(|endpoint| endpoint.reach.claim(now, limit));
+        let out = || set.all().filter(|endpoint| endpoint.reach.is_out());
+        let due = out()
+            .min_by_key(|endpoint| endpoint.reach.again())
+            .filter(|endpoint| endpoint.reach.claim(now, limit));
+        // Not every request looks through all endpoints while one is out.
+        let next = out().map(|endpoint| endpoint.reach.again()).min();
+        self.shared.look.store(next.unwrap_or(0), Ordering::Relaxed);
         due.cloned()
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tasuki_xds::model::cluster::OutlierDetection;
 
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 
 /// What an attempt says about its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,11 @@ impl Outcome {
             | Error::ClosedInResponse
             | Error::UpstreamProtocol(_)
             | Error::RouteTimeout
-            | Error::PerTryTimeout => Some(Self::LocalOrigin),
+            | Error::PerTryTimeout
+            // Envoy's router counts every reset by the server.
+            | Error::Refused(Refusal::Stream) => Some(Self::LocalOrigin),
+            // What the peer's sidecar would answer to others.
+            Error::ApplicationAway => Some(Self::GatewayError),
             Error::BadRequest(_)
             | Error::HeadersTooLarge
             | Error::DownstreamClosed
@@ -82,7 +86,7 @@ impl Outcome {
             | Error::Overflow(_)
             | Error::Loop
             | Error::DnsFailed
-            | Error::Refused(_)
+            | Error::Refused(Refusal::Connection(_))
             | Error::StreamIdle
             | Error::Denied(_)
             | Error::Limited(_)

@@ -39,6 +39,8 @@ pub enum Error {
     ConnectTimeout,
     /// TLS towards the upstream failed, its identity included.
     TlsFailed(String),
+    /// The peer's sidecar could not connect to its application.
+    ApplicationAway,
     /// The upstream refused the stream unprocessed (`REFUSED_STREAM`, GOAWAY with a lower last-stream-id), or the
     /// request was never written.
     Refused(Refusal),
@@ -144,7 +146,7 @@ impl fmt::Display for Flag {
 pub enum RetryClass {
     /// Not the upstream's failure, or nothing another attempt would change.
     Never,
-    /// No connection: certainly not processed.
+    /// No connection to the application: certainly not processed.
     ConnectFailure,
     /// Certainly not processed, on an open connection.
     Refused,
@@ -191,6 +193,7 @@ impl Error {
             | Self::ConnectFailed(_)
             | Self::ConnectTimeout
             | Self::TlsFailed(_)
+            | Self::ApplicationAway
             | Self::Refused(_)
             | Self::ClosedBeforeHeaders => StatusCode::SERVICE_UNAVAILABLE,
             Self::RouteTimeout | Self::PerTryTimeout | Self::StreamIdle => {
@@ -224,6 +227,7 @@ impl Error {
             | Self::ConnectFailed(_)
             | Self::ConnectTimeout
             | Self::TlsFailed(_)
+            | Self::ApplicationAway
             | Self::Refused(_)
             | Self::ResetBeforeHeaders(_)
             | Self::ClosedBeforeHeaders
@@ -248,9 +252,10 @@ impl Error {
             Self::Overflow(_) => Flag::UpstreamOverflow,
             Self::Loop => Flag::Loop,
             Self::DnsFailed => Flag::DnsFailed,
-            Self::ConnectFailed(_) | Self::ConnectTimeout | Self::TlsFailed(_) => {
-                Flag::UpstreamConnectionFailure
-            }
+            Self::ConnectFailed(_)
+            | Self::ConnectTimeout
+            | Self::TlsFailed(_)
+            | Self::ApplicationAway => Flag::UpstreamConnectionFailure,
             Self::Refused(_) | Self::ResetBeforeHeaders(_) | Self::ResetInResponse(_) => {
                 Flag::UpstreamRemoteReset
             }
@@ -280,6 +285,7 @@ impl Error {
             Self::ConnectFailed(why) => format!("connection_failure{{{why}}}").into(),
             Self::ConnectTimeout => "connection_timeout".into(),
             Self::TlsFailed(why) => format!("tls_failure{{{why}}}").into(),
+            Self::ApplicationAway => "connection_failure{application}".into(),
             Self::Refused(why) => format!("refused{{{why}}}").into(),
             Self::ResetBeforeHeaders(code) => {
                 format!("upstream_reset_before_response_started{{{code}}}").into()
@@ -327,6 +333,7 @@ impl Error {
             Self::ConnectFailed(_) => "upstream connection failure".into(),
             Self::ConnectTimeout => "upstream connection timeout".into(),
             Self::TlsFailed(_) => "upstream TLS failure".into(),
+            Self::ApplicationAway => "upstream application is not listening".into(),
             Self::Refused(_) => "upstream refused the stream".into(),
             Self::ResetBeforeHeaders(_) | Self::ResetInResponse(_) => {
                 "upstream reset the stream".into()
@@ -342,8 +349,8 @@ impl Error {
         }
     }
 
-    /// Whether certainly nobody has looked at the request: there was no connection for it, or none any more.
-    pub fn never_left(&self) -> bool {
+    /// Whether certainly no application has looked at the request: there was no connection for it, or none any more.
+    pub fn found_nobody(&self) -> bool {
         match self {
             Self::Refused(refusal) => *refusal != Refusal::Stream,
             _ => self.retry_class() == RetryClass::ConnectFailure,
@@ -353,9 +360,10 @@ impl Error {
     /// How far the attempt got, for the decision to retry.
     pub fn retry_class(&self) -> RetryClass {
         match self {
-            Self::ConnectFailed(_) | Self::ConnectTimeout | Self::TlsFailed(_) => {
-                RetryClass::ConnectFailure
-            }
+            Self::ConnectFailed(_)
+            | Self::ConnectTimeout
+            | Self::TlsFailed(_)
+            | Self::ApplicationAway => RetryClass::ConnectFailure,
             Self::Refused(_) => RetryClass::Refused,
             Self::ResetBeforeHeaders(_) | Self::ClosedBeforeHeaders | Self::UpstreamProtocol(_) => {
                 RetryClass::Reset

@@ -1,38 +1,60 @@
-//! Endpoints that cannot be connected to, or have said that they leave: the balancer leaves them out until a connection to
-//! them is made again.
+//! Endpoints where nobody is: the balancer leaves them out until a connection to them is made again.
 //!
 //! Ejection ([`crate::eject`]) judges answers, is the user's to configure and off by default. This needs no judgement: what
 //! is sent to an address where nobody listens costs a retry and gets nothing. gRPC and linkerd balance over connections that
-//! are ready, with the same effect. An endpoint that has gone is so forgotten at the first failure, also while the control
-//! plane, which would take it off the list, is away.
-//!
-//! A peer of the mesh whose Pod is being deleted tells with a GOAWAY (`departure.rs`), and takes connections until it has
-//! gone: it gets nothing new for a while, whatever the control plane has said by then.
+//! are ready, with the same effect. So an endpoint that has gone is forgotten at the first failure, also while the control
+//! plane, which would take it off the list, is away. Three things speak against an endpoint:
+//! - no connection can be made, and none is open: one that has its fill, or whose network lost a packet, goes on with those
+//!   that it has;
+//! - the peer's sidecar says that it cannot connect to its application ([`crate::upstream::APPLICATION_AWAY`]);
+//! - the peer's sidecar says with a GOAWAY that its Pod leaves (`departure.rs`). It takes connections until it has gone, so
+//!   that they say nothing for a while.
 //!
 //! No request is spent on finding out whether it is back. A request that could have gone there starts a connection in the
-//! background ([`crate::upstream::pick`]), no more often than the back-off allows. Where no other endpoint is left,
-//! unreachable ones are used as if nothing were known: the failure of a connection says more than that of a balancer.
+//! background ([`crate::upstream::pick`]), no more often than the back-off allows. Where no other endpoint is left, those left
+//! out are used as if nothing were known: the failure of a connection says more than that of a balancer.
 //!
 //! Pure: time is milliseconds of the cluster's own clock.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The first pause, as linkerd's. A server that restarts is back within a few of them.
 const BASE: u64 = 100;
 /// The longest: one connection per proxy that wants to send there. gRPC waits for up to two minutes, which is long for
 /// servers that are scheduled in seconds.
 const LONGEST: u64 = 5_000;
-
 /// A peer that has said that it leaves is looked at after this time: it has gone, or stayed after all.
 const LEAVING: u64 = 10_000;
 
-/// Whether one endpoint can be connected to, as far as this proxy knows.
+/// Whether one endpoint can be reached, as far as this proxy knows.
 #[derive(Debug, Default)]
 pub struct Reach {
+    /// Open connections, of all workers.
+    open: AtomicU32,
     /// Connections in a row that failed; 0 while nothing speaks against it.
     failures: AtomicU32,
     /// When the next may be tried.
     again: AtomicU64,
+    /// It has said that it leaves: connections say nothing before `again`.
+    leaving: AtomicBool,
+}
+
+/// An open connection to an endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct Open(Arc<Reach>);
+
+impl Open {
+    pub fn new(reach: &Arc<Reach>) -> Self {
+        reach.open.fetch_add(1, Ordering::Relaxed);
+        Self(reach.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Reach {
@@ -41,9 +63,19 @@ impl Reach {
         self.failures.load(Ordering::Relaxed) != 0
     }
 
-    /// A connection for a request failed at `now`. True if nothing spoke against it before; the many that fail with the first
+    /// When it may be tried again, while it is out.
+    pub fn again(&self) -> u64 {
+        self.again.load(Ordering::Relaxed)
+    }
+
+    /// A connection for a request failed at `now`. True if the endpoint is out because of it; the many that fail with the first
     /// are one failure.
     pub fn failed(&self, now: u64, random: u64) -> bool {
+        self.open.load(Ordering::Relaxed) == 0 && self.away(now, random)
+    }
+
+    /// The peer said at `now` that its application is not there. True if nothing spoke against it before.
+    pub fn away(&self, now: u64, random: u64) -> bool {
         let first = self
             .failures
             .compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed)
@@ -57,6 +89,7 @@ impl Reach {
     /// The peer said at `now` that it leaves. True if nothing spoke against it before.
     pub fn leaves(&self, now: u64) -> bool {
         self.again.store(now + LEAVING, Ordering::Relaxed);
+        self.leaving.store(true, Ordering::Relaxed);
         self.failures.swap(1, Ordering::Relaxed) == 0
     }
 
@@ -74,22 +107,40 @@ impl Reach {
         }
     }
 
-    /// A connection was made. True if it was out before.
-    pub fn succeeded(&self) -> bool {
+    /// A connection was made at `now`. True if it brings the endpoint back.
+    pub fn succeeded(&self, now: u64) -> bool {
         // Looked at first: a write for each connection would bounce the cache line between workers.
-        self.is_out() && self.failures.swap(0, Ordering::Relaxed) != 0
+        if !self.is_out() || self.leaving.load(Ordering::Relaxed) && now < self.again() {
+            return false;
+        }
+        self.leaving.store(false, Ordering::Relaxed);
+        self.failures.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// What kept it out may have been on our side: it is tried again at once.
+    pub fn hurry(&self, now: u64) {
+        if self.is_out() && !self.leaving.load(Ordering::Relaxed) {
+            self.again.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Whether it is time to try again at `now`. True for one caller, who tells the outcome within `limit` milliseconds;
     /// afterwards another may try.
     pub fn claim(&self, now: u64, limit: u64) -> bool {
-        let again = self.again.load(Ordering::Relaxed);
-        self.is_out()
-            && now >= again
-            && self
-                .again
-                .compare_exchange(again, now + limit, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        let again = self.again();
+        if !self.is_out() || now < again {
+            return false;
+        }
+        // What it said is old by now, and the connection decides.
+        self.leaving.store(false, Ordering::Relaxed);
+        self.again
+            .compare_exchange(
+                again,
+                now.saturating_add(limit),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            .is_ok()
     }
 }
 
@@ -109,12 +160,12 @@ mod tests {
     #[test]
     fn is_out_from_the_first_failure_until_a_connection() {
         let reach = Reach::default();
-        assert!(!reach.is_out() && !reach.succeeded());
+        assert!(!reach.is_out() && !reach.succeeded(1_000));
         assert!(reach.failed(1_000, 0));
         assert!(!reach.failed(1_000, 0), "one of those that failed together");
         assert!(reach.is_out());
-        assert!(reach.succeeded() && !reach.is_out());
-        assert!(!reach.succeeded());
+        assert!(reach.succeeded(1_000) && !reach.is_out());
+        assert!(!reach.succeeded(1_000));
     }
 
     #[test]
@@ -135,11 +186,35 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_is_out_for_a_while() {
+    fn who_leaves_is_out_for_a_while_whatever_it_accepts() {
         let reach = Reach::default();
         assert!(reach.leaves(1_000) && !reach.leaves(2_000));
-        assert!(reach.is_out() && !reach.claim(11_999, 10));
-        assert!(reach.claim(12_000, 10));
+        assert!(!reach.succeeded(3_000) && reach.is_out());
+        reach.hurry(3_000);
+        assert!(!reach.claim(11_999, 10));
+        assert!(reach.claim(12_000, 10) && reach.succeeded(12_001));
+        assert!(!reach.is_out());
+    }
+
+    #[test]
+    fn open_connections_speak_for_an_endpoint() {
+        let reach = Arc::new(Reach::default());
+        let open = Open::new(&reach);
+        assert!(!reach.failed(0, 0) && !reach.is_out());
+        assert!(reach.away(0, 0), "not for its application");
+        assert!(reach.succeeded(1));
+        drop(open);
+        assert!(reach.failed(2, 0));
+    }
+
+    #[test]
+    fn one_that_hurries_is_due_at_once() {
+        let reach = Reach::default();
+        reach.hurry(1);
+        assert!(!reach.claim(1, 10), "nothing speaks against it");
+        reach.failed(1, 0);
+        reach.hurry(2);
+        assert!(reach.claim(2, 10));
     }
 
     #[test]
@@ -147,7 +222,7 @@ mod tests {
         let reach = Reach::default();
         reach.failed(0, 0);
         assert!(reach.claim(200, 10_000));
-        assert!(reach.succeeded());
+        assert!(reach.succeeded(1_000));
         reach.failed_again(300, 0);
         assert!(!reach.is_out() && !reach.claim(60_000, 10));
     }

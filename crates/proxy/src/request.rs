@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use h2::Reason;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
@@ -16,7 +17,7 @@ use crate::headers::present::{Line, Present};
 use crate::http::{Interim, Switched};
 use crate::observe::{Direction, Protocol, RequestRecord};
 use crate::worker::Worker;
-use crate::{inbound, outbound, request_id, respond};
+use crate::{inbound, outbound, request_id, respond, upstream};
 
 /// Runs a request and makes its answer. The record travels with the answer's body and is written when that ends.
 pub async fn run(
@@ -63,8 +64,8 @@ pub async fn run(
         Err(error) => {
             let reason_header = worker.settings.reason_header;
             let mut response = respond::failure(&error, is_grpc, reason_header, &mut record);
-            if hands_back(conn, &error, &record) {
-                response.extensions_mut().insert(HandBack);
+            if let Some(reset) = hands_back(conn, &error, &record) {
+                response.extensions_mut().insert(HandBack(reset));
             }
             response
         }
@@ -80,21 +81,22 @@ pub async fn run(
     response
 }
 
-/// Marks an answer that says "certainly not processed": HTTP/2 sends it as a reset with `REFUSED_STREAM`.
+/// Marks an answer that says "certainly not processed": HTTP/2 sends it as a reset with this code.
 #[derive(Clone, Copy, Debug)]
-pub struct HandBack;
+pub struct HandBack(pub Reason);
 
 /// The caller's sidecar holds the policy and the budget of retries and may know another endpoint, so what the application
-/// refused, or was not there to take, is refused to it as well. What has been repeated here already gets an answer, which is final: tries add up, they do not
-/// multiply.
-fn hands_back(conn: &Connection, error: &Error, record: &RequestRecord) -> bool {
-    conn.direction == Way::Inbound
-        && conn.is_mesh_peer()
-        && matches!(
-            error.retry_class(),
-            RetryClass::Refused | RetryClass::ConnectFailure
-        )
-        && record.tries <= 1
+/// refused, or was not there to take, is refused to it as well. What has been repeated here already gets an answer, which is final:
+/// tries add up, they do not multiply.
+fn hands_back(conn: &Connection, error: &Error, record: &RequestRecord) -> Option<Reason> {
+    if conn.direction != Way::Inbound || !conn.is_mesh_peer() || record.tries > 1 {
+        return None;
+    }
+    match error.retry_class() {
+        RetryClass::Refused => Some(Reason::REFUSED_STREAM),
+        RetryClass::ConnectFailure => Some(upstream::APPLICATION_AWAY),
+        RetryClass::Never | RetryClass::Reset | RetryClass::PerTryTimeout => None,
+    }
 }
 
 /// The answer to an extended CONNECT, to which any 2xx says that the upgrade was granted (RFC 8441). Where the upstream ignored it and

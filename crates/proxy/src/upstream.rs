@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::h2::Reason;
 use http::{Request, Response};
 use tasuki_xds::model::cluster::{Discovery, HttpProtocol};
 
@@ -30,6 +31,10 @@ pub use self::connect::{Connected, Use};
 pub use self::io::Io;
 pub use self::pool::Lease;
 use self::tls::Security;
+
+/// How one sidecar tells another that it could not connect to its application: nothing was processed, and a retry would do better
+/// elsewhere. The code is that of the connection of a CONNECT that failed (RFC 9113 section 7); others see a reset.
+pub const APPLICATION_AWAY: Reason = Reason::CONNECT_ERROR;
 
 /// Where a request goes and what is spoken there.
 #[derive(Clone, Copy)]

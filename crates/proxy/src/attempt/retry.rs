@@ -72,10 +72,7 @@ impl<'a> Plan<'a> {
                 .on
                 .iter()
                 .any(|on| on_response(*on, policy, response)),
-            (Some(policy), Err(error)) => policy
-                .on
-                .iter()
-                .any(|on| on_failure(*on, policy, error.retry_class())),
+            (Some(policy), Err(error)) => policy.on.iter().any(|on| on_failure(*on, policy, error)),
         }
     }
 
@@ -134,7 +131,8 @@ fn on_response(on: RetryOn, policy: &RetryPolicy, response: &Response<Body>) -> 
     }
 }
 
-fn on_failure(on: RetryOn, policy: &RetryPolicy, class: RetryClass) -> bool {
+fn on_failure(on: RetryOn, policy: &RetryPolicy, error: &Error) -> bool {
+    let class = error.retry_class();
     if class == RetryClass::Never {
         return false;
     }
@@ -150,10 +148,10 @@ fn on_failure(on: RetryOn, policy: &RetryPolicy, class: RetryClass) -> bool {
         RetryOn::GrpcUnavailable => {
             matches!(class, RetryClass::ConnectFailure | RetryClass::Refused)
         }
-        // Not a status that anybody answered: resets are not "503" here (Istio).
+        // Not a status that anybody answered: resets are not "503" here (Istio). But where the peer's sidecar would have answered
+        // so to others.
         RetryOn::RetriableStatusCodes => {
-            let _ = policy;
-            false
+            *error == Error::ApplicationAway && policy.status_codes.contains(&503)
         }
         RetryOn::Retriable4xx
         | RetryOn::EnvoyRatelimited

@@ -223,3 +223,109 @@ fn updates_keep_load_and_identity() {
         .unwrap();
     assert_eq!((kept.id, kept.active()), (held.endpoint.id, 1));
 }
+
+/// Says of these ports that no connection can be made.
+fn unreachable(cluster: &cluster::Cluster, ports: &[u16]) {
+    let set = cluster.endpoints();
+    for endpoint in set.all().filter(|e| ports.contains(&e.address.port())) {
+        cluster.connect_failed(endpoint, &Error::ConnectTimeout);
+    }
+}
+
+#[test]
+fn unreachable_ones_get_nothing_and_their_neighbours_no_more_than_others() {
+    let all: Vec<_> = (1..=30).map(|port| (port, 1, UP)).collect();
+    for balance in [
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::LeastRequest { choices: 2 },
+    ] {
+        let cluster = cluster(&config(balance), vec![locality(0, &all)]);
+        unreachable(&cluster, &(1..=20).collect::<Vec<_>>());
+        let shares = shares(&cluster, 10_000);
+        assert_eq!(shares.len(), 10, "{balance:?}: {shares:?}");
+        for (port, share) in shares {
+            assert!(port > 20 && share < 1_500, "{balance:?}: {port} {share}");
+        }
+    }
+}
+
+#[test]
+fn a_level_out_of_reach_spills_over_and_the_last_resort_is_all() {
+    let two = vec![
+        locality(0, &[(1, 1, UP), (2, 1, UP)]),
+        locality(1, &[(3, 1, UP)]),
+    ];
+    let cluster = cluster(&config(Balance::Random), two);
+    unreachable(&cluster, &[1, 2]);
+    assert_eq!(shares(&cluster, 100).into_keys().collect::<Vec<_>>(), [3]);
+    unreachable(&cluster, &[3]);
+    let mut used: Vec<u16> = shares(&cluster, 100).into_keys().collect();
+    used.sort_unstable();
+    assert_eq!(used, [1, 2], "as if nothing were known");
+}
+
+#[test]
+fn unreachable_ones_are_no_reason_to_panic() {
+    let mut config = config(Balance::Random);
+    config.panic_percent = 50;
+    let mixed = [
+        (1, 1, UP),
+        (2, 1, UP),
+        (3, 1, UP),
+        (4, 1, Health::Unhealthy),
+    ];
+    let cluster = cluster(&config, vec![locality(0, &mixed)]);
+    unreachable(&cluster, &[1, 2]);
+    assert_eq!(shares(&cluster, 100).into_keys().collect::<Vec<_>>(), [3]);
+    unreachable(&cluster, &[3]);
+    assert!(!shares(&cluster, 100).contains_key(&4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_is_tried_again_in_its_turn() {
+    let all = [(1, 1, UP), (2, 1, UP), (3, 1, UP)];
+    let cluster = cluster(&config(Balance::Random), vec![locality(0, &all)]);
+    unreachable(&cluster, &[1, 2]);
+    assert!(cluster.to_try_again().is_none());
+    let mut tried = HashMap::new();
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let endpoint = cluster.to_try_again().unwrap();
+        cluster.connect_failed_again(&endpoint);
+        *tried.entry(endpoint.address.port()).or_insert(0) += 1;
+    }
+    assert_eq!((tried[&1], tried[&2]), (5, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_that_is_back_is_not_alone_for_long() {
+    let all = [(1, 1, UP), (2, 1, UP), (3, 1, UP)];
+    let cluster = cluster(&config(Balance::Random), vec![locality(0, &all)]);
+    unreachable(&cluster, &[1, 2, 3]);
+    let first = cluster.endpoints().all().next().cloned().unwrap();
+    cluster.connected(&first);
+    let others = [cluster.to_try_again(), cluster.to_try_again()];
+    assert!(others.iter().all(Option::is_some), "at once");
+    assert!(cluster.to_try_again().is_none());
+}
+
+#[test]
+fn an_update_keeps_what_is_known_of_an_endpoint_and_a_new_one_starts_clean() {
+    let cluster = cluster(
+        &config(Balance::Random),
+        vec![locality(0, &[(1, 1, UP), (2, 1, UP)])],
+    );
+    unreachable(&cluster, &[1]);
+    let update = |endpoints: &[(u16, u32, Health)]| {
+        cluster.update(&ClusterLoadAssignment {
+            cluster: "c".into(),
+            localities: vec![locality(0, endpoints)],
+        });
+    };
+    update(&[(1, 50, UP), (2, 1, UP)]);
+    assert!(!shares(&cluster, 100).contains_key(&1));
+    update(&[(2, 1, UP)]);
+    update(&[(1, 1, UP), (2, 1, UP)]);
+    assert!(shares(&cluster, 100).contains_key(&1));
+}

@@ -239,8 +239,8 @@ fn adopt(request: Request<RecvStream>) -> Request<Body> {
 
 async fn send(response: Response<Body>, mut respond: SendResponse<Bytes>, head_only: bool) {
     let (parts, body) = response.into_parts();
-    if parts.extensions.get::<HandBack>().is_some() {
-        respond.send_reset(Reason::REFUSED_STREAM);
+    if let Some(HandBack(reason)) = parts.extensions.get() {
+        respond.send_reset(*reason);
         return body.conclude();
     }
     let no_body = head_only

@@ -26,8 +26,8 @@ mod upgrades;
 
 pub use support::cluster;
 use support::{
-    Answer, Domain, Hop, Origin, beside, call, get, local, meshed, meshed_at, post, read_until,
-    retry_policy,
+    Answer, Asked, Domain, Hop, Origin, beside, call, get, local, meshed, meshed_at, post,
+    read_until, retry_policy,
 };
 
 /// The size of what `start` returns, without calling it.

@@ -213,11 +213,11 @@ async fn open(
             .handshake(TokioIo::new(connected.io))
             .await;
         let (send, driver) = handshake.map_err(|error| Error::ConnectFailed(error.to_string()))?;
-        Ok((send, driver, connected.permit))
+        Ok((send, driver, connected.place))
     };
     let opened = opened.await;
     pool.queue.end_opening();
-    let (send, driver, permit) = match opened {
+    let (send, driver, place) = match opened {
         Ok(opened) => opened,
         Err(error) => return pool.queue.fail(&error),
     };
@@ -247,7 +247,7 @@ async fn open(
         tracing::debug!(%error, "upstream connection ended");
     }
     open.set(open.get() - 1);
-    drop(permit);
+    drop(place);
     // Whoever waited for this connection under the limit needs another one now.
     if let Some(pool) = pool.upgrade() {
         pool.open(&worker, &cluster, &endpoint);

@@ -12,9 +12,9 @@ use h2::ext::Protocol;
 use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode, Version};
 
-use super::Target;
 use super::gate::{Gate, Opener};
 use super::pool::Lease;
+use super::{APPLICATION_AWAY, Target};
 use crate::body::pump::{Ended, Pump};
 use crate::body::{Body, Side};
 use crate::error::{Error, Refusal};
@@ -56,7 +56,13 @@ pub async fn send(
         if extended {
             extended_connect(&slot.send).await?;
         }
-        return exchange(slot, request, interim).await;
+        let result = exchange(slot, request, interim).await;
+        let away = Error::ResetBeforeHeaders(APPLICATION_AWAY.into());
+        if target.is_mesh() && result.as_ref().is_err_and(|error| *error == away) {
+            target.cluster.application_away(target.endpoint);
+            return Err(Error::ApplicationAway);
+        }
+        return result;
     }
     Err(Error::Refused(Refusal::Connection("connections go away")))
 }

@@ -148,6 +148,74 @@ fn a_peer_that_leaves_gets_nothing_new() {
 }
 
 #[test]
+fn a_peer_that_leaves_gets_nothing_new_while_an_old_stream_goes_on() {
+    local(async {
+        let mut domain = Domain::new();
+        let web = domain.identity("spiffe://cluster.local/ns/shop/sa/web");
+        let answer = |request: Asked| match request.number {
+            0 => Answer::endless(16),
+            _ => Answer::ok(b""),
+        };
+        let first = Origin::mesh(&web, answer).await;
+        let second = Origin::mesh(&web, |_| Answer::ok(b"")).await;
+        let client = domain.identity("spiffe://cluster.local/ns/shop/sa/client");
+        let hop = Hop::to(&first)
+            .and(&second)
+            .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        first.goaway_after(2);
+        let (stream, _) = client.start(get("/").map(drop), true).await;
+        let mut stream = stream.await.unwrap().into_body();
+        for _ in 0..40 {
+            let answered = client.send(get("/")).await.unwrap();
+            assert_eq!(answered.status, StatusCode::OK);
+        }
+        // One may find out by itself, and is served where it is.
+        assert!(first.connections() <= 2, "{}", first.connections());
+        assert!(first.requests() <= 4, "{}", first.requests());
+        assert!(second.requests() >= 37);
+        assert!(!stream.data().await.unwrap().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn an_application_that_is_not_there_can_be_ejected() {
+    local(async {
+        let mut domain = Domain::new();
+        let web = domain.identity("spiffe://cluster.local/ns/shop/sa/web");
+        let beside = meshed_at(&web, dead().await).await;
+        let client = domain.identity("spiffe://cluster.local/ns/shop/sa/client");
+        let hop = Hop::to_address(beside.address())
+            .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .cluster(|cluster| {
+                cluster.outliers = Some(OutlierDetection {
+                    // As many as one request has tries.
+                    consecutive_5xx: 3,
+                    consecutive_gateway_errors: 0,
+                    consecutive_local_origin: 0,
+                    split_local_origin: true,
+                    interval: Duration::from_secs(10),
+                    base_ejection: Duration::from_secs(30),
+                    max_ejection: Duration::from_secs(300),
+                    max_ejection_percent: 100,
+                });
+            })
+            .start()
+            .await;
+        let mut client = hop.h2().await;
+        let answered = client.send(get("/")).await.unwrap();
+        assert_eq!(answered.status, StatusCode::SERVICE_UNAVAILABLE);
+        let said = String::from_utf8_lossy(&answered.body).into_owned();
+        assert!(said.contains("application"), "{said}");
+        let answered = client.send(get("/")).await.unwrap();
+        let said = String::from_utf8_lossy(&answered.body).into_owned();
+        assert!(said.contains("no healthy upstream"), "{said}");
+    });
+}
+
+#[test]
 fn an_application_that_is_not_there_is_left_to_the_caller() {
     local(async {
         let mut domain = Domain::new();
@@ -158,6 +226,7 @@ fn an_application_that_is_not_there_is_left_to_the_caller() {
         let hop = Hop::to_address(beside.address())
             .and(&other)
             .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .cluster(|cluster| cluster.retry_budget = Some(NO_RETRIES))
             .start()
             .await;
         let mut client = hop.h2().await;

@@ -16,7 +16,7 @@ use crate::breaker::{Kind, Permit};
 use crate::cluster::{Cluster, Endpoint};
 use crate::error::Error;
 use crate::http::h2 as settings;
-use crate::upstream::connect::{self, Use};
+use crate::upstream::connect::{self, Place, Use};
 use crate::upstream::pool::Queue;
 use crate::upstream::tls::Security;
 use crate::upstream::{Io, Target};
@@ -247,17 +247,24 @@ async fn open(
     pool.queue.end_opening();
     match opened {
         Err(error) => pool.queue.fail(&error),
-        Ok((shared, connection, permit)) => {
+        Ok((shared, connection, place)) => {
             pool.connections.borrow_mut().push(shared.clone());
             pool.serve(&shared);
             pool.open(&worker, &cluster, &endpoint);
             drop(pool);
+            let is_mesh = Security::of(&cluster, &endpoint).is_mesh();
+            let part = || {
+                if is_mesh && shared.refusal().as_ref().is_some_and(is_farewell) {
+                    cluster.leaves(&endpoint);
+                }
+                shared.retire();
+            };
             let attend = || {
                 let Some(pool) = shared.pool.upgrade().filter(|pool| !pool.queue.is_empty()) else {
                     return;
                 };
                 if shared.refusal().is_some() {
-                    shared.retire();
+                    part();
                 }
                 if shared.is_retired() {
                     pool.open(&worker, &cluster, &endpoint);
@@ -265,13 +272,9 @@ async fn open(
                     pool.serve(&shared);
                 }
             };
-            let is_mesh = Security::of(&cluster, &endpoint).is_mesh();
             drive(connection, &shared, is_mesh, cluster.idle_timeout(), attend).await;
-            drop(permit);
-            if is_mesh && shared.refusal().as_ref().is_some_and(is_farewell) {
-                cluster.leaves(&endpoint);
-            }
-            shared.retire();
+            drop(place);
+            part();
             attend();
         }
     }
@@ -283,7 +286,7 @@ async fn establish(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     permit: Permit,
-) -> Result<(Rc<Shared>, Connection<Io, Bytes>, Permit), Error> {
+) -> Result<(Rc<Shared>, Connection<Io, Bytes>, Place), Error> {
     let connected = connect::connect(worker, cluster, endpoint, Use::Http2, permit).await?;
     let handshake = builder().handshake::<_, Bytes>(connected.io).await;
     let (send, connection) =
@@ -298,7 +301,7 @@ async fn establish(
         max_streams: limits.max_concurrent_streams.clamp(1, MAX_STREAMS),
         max_requests: limits.max_requests_per_connection,
     });
-    Ok((shared, connection, connected.permit))
+    Ok((shared, connection, connected.place))
 }
 
 fn builder() -> Builder {
