@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Our own programs as images of the cluster, packed from a folder of built ones as the Dockerfiles in deploy/ do it from
-# a base image: here the base is what ldd finds on this machine. Sourced by tests/cluster.
+# Our own programs as images of the cluster, packed from a folder of built ones. The shipped images' programs, places, users
+# and entry points are those of the last stages of deploy/docker/*.Dockerfile; in place of their base images there is what
+# ldd finds on this machine, and iptables. Sourced by tests/cluster.
 
 # Where the built programs are; debug builds will do.
 built() {
@@ -11,8 +12,8 @@ built() {
 images() {
     local tar
     mkdir -p "$images"
-    pack_ours tasuki-proxy 1337 proxy_files tasuki-proxy
-    pack_ours tasuki-control 1337 nothing_more tasuki-control
+    pack_shipped proxy proxy_files
+    pack_shipped control nothing_more
     pack_ours tasuki-testkit 1000 nothing_more tasuki-origin tasuki-load
     node_pid >/dev/null || return 0
     for tar in "$images"/*.tar; do
@@ -25,13 +26,28 @@ images() {
     inside ctr --namespace=k8s.io images tag --force "$(image tasuki-proxy)" tasuki.test/tasuki-proxy:other >>"$logs/images.log"
 }
 
+# The image that a Dockerfile of deploy/ describes.
+pack_shipped() { # name more-files
+    local file="$here/../../deploy/docker/$1.Dockerfile" user programs
+    user=$(awk '$1 == "USER" {split($2, ids, ":"); print ids[1]}' "$file")
+    # Of all that is copied from the build to /usr/local/bin/: the names.
+    programs=$(awk '$1 == "COPY" && $2 == "--from=build" && $NF == "/usr/local/bin/" {
+        for (i = 3; i < NF; i++) { sub(".*/", "", $i); print $i }}' "$file")
+    [ "$(sed -n 's/^ENTRYPOINT //p' "$file")" = "[\"/usr/local/bin/tasuki-$1\"]" ] && [[ $user =~ ^[1-9][0-9]*$ ]] &&
+        [ "$(head -n 1 <<<"$programs")" = "tasuki-$1" ] ||
+        die "$file: the last stage should copy tasuki-$1 first, to /usr/local/bin/, as the entry point, with a number for USER"
+    # shellcheck disable=SC2086
+    pack_ours "tasuki-$1" "$user" "$2" $programs
+}
+
 # An image of some programs, whose first is the entry point, of what they are linked with, and of more files.
 pack_ours() { # image user more-files program...
     local name=$1 user=$2 more=$3 root program from
     shift 3
     from=$(built)
     [ -x "$from/$1" ] || die "$from has no $1: cargo build --release --workspace, or set TASUKI_BIN_DIR"
-    [ "$images/$name.tar" -nt "$from/$1" ] && [ "$images/$name.tar" -nt "$here/images.sh" ] && return
+    [ "$images/$name.tar" -nt "$from/$1" ] && [ "$images/$name.tar" -nt "$here/images.sh" ] &&
+        [ -z "$(find "$here/../../deploy/docker" -newer "$images/$name.tar")" ] && return
     root=$(mktemp -d)
     # Writable ones are mounted over these where the root is read-only.
     mkdir -p "$root/tmp" "$root/run" "$root/etc"
