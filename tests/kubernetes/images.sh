@@ -33,9 +33,10 @@ pack_shipped() { # name more-files
     # Of all that is copied from the build to /usr/local/bin/: the names.
     programs=$(awk '$1 == "COPY" && $2 == "--from=build" && $NF == "/usr/local/bin/" {
         for (i = 3; i < NF; i++) { sub(".*/", "", $i); print $i }}' "$file")
-    [ "$(sed -n 's/^ENTRYPOINT //p' "$file")" = "[\"/usr/local/bin/tasuki-$1\"]" ] && [[ $user =~ ^[1-9][0-9]*$ ]] &&
-        [ "$(head -n 1 <<<"$programs")" = "tasuki-$1" ] ||
+    if [ "$(sed -n 's/^ENTRYPOINT //p' "$file")" != "[\"/usr/local/bin/tasuki-$1\"]" ] ||
+        [ "$(head -n 1 <<<"$programs")" != "tasuki-$1" ] || [[ ! $user =~ ^[1-9][0-9]*$ ]]; then
         die "$file: the last stage should copy tasuki-$1 first, to /usr/local/bin/, as the entry point, with a number for USER"
+    fi
     # shellcheck disable=SC2086
     pack_ours "tasuki-$1" "$user" "$2" $programs
 }
