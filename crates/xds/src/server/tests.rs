@@ -660,3 +660,48 @@ fn sotw_text_of_a_foreign_refusal_is_shown_for_the_whole_response() {
         (Some("do not like it"), None)
     );
 }
+
+/// Releases are two minor versions apart at most, in either direction.
+#[test]
+fn what_one_side_does_not_know_yet_harms_nothing() {
+    const FUTURE: &str = "type.googleapis.com/tasuki.xds.v1.Future";
+    let (mut client, mut server, table) = pair();
+    table.put(&routes("a", &["x"]));
+    client.subscribe_all(ResourceType::ProxySettings);
+    client.subscribe(ResourceType::Departure, "shop/cart-1");
+    client.subscribe(ResourceType::Route, "a");
+    // An older control plane has neither of the first two.
+    let newer = [ResourceType::ProxySettings, ResourceType::Departure].map(|ty| ty.type_url());
+    let mut unknown = 0;
+    while let Some(mut request) = client.next_request() {
+        if newer.contains(&request.type_url.as_str()) {
+            request.type_url = FUTURE.to_owned();
+            unknown += 1;
+        }
+        server.on_request(request);
+    }
+    assert_eq!(unknown, 2);
+    assert_eq!(updated(&settle(&mut client, &mut server, &table).0), ["a"]);
+
+    // A newer one sends what nobody has asked for.
+    let unasked = DeltaDiscoveryResponse {
+        type_url: FUTURE.to_owned(),
+        nonce: "n".to_owned(),
+        ..DeltaDiscoveryResponse::default()
+    };
+    assert!(client.on_response(unasked).is_empty());
+    let refusal = client.next_request().unwrap();
+    assert!(refusal.error_detail.is_some());
+    server.on_request(refusal);
+    table.put(&routes("a", &["y"]));
+    assert_eq!(updated(&settle(&mut client, &mut server, &table).0), ["a"]);
+
+    let mut server = SotwSession::new(Options::default());
+    table.raw(ResourceType::Listener, "l", "1");
+    let mut unknown = world(ResourceType::Listener, &["l"], None);
+    FUTURE.clone_into(&mut unknown.type_url);
+    server.on_request(unknown);
+    assert!(server.poll(&table).is_empty());
+    server.on_request(world(ResourceType::Listener, &["l"], None));
+    assert_eq!(contents(&server.poll(&table)[0]), ["1"]);
+}
