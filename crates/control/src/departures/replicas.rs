@@ -35,6 +35,8 @@ use crate::ca::{Authority, server_tls};
 const ANSWER: Duration = Duration::from_secs(2);
 /// How often a connection is asked whether it lives, and how long it has to say so: a departure waits for a silent replica.
 const ALIVE: Duration = Duration::from_secs(2);
+/// Failures on end that are said: one that has just ended is declared for a moment longer.
+const WORTH_A_WORD: u32 = 5;
 /// Pods of one message: about 100 KiB.
 const CHUNK: usize = 1_000;
 
@@ -176,10 +178,11 @@ impl Asking {
     /// To one, for as long as it is declared or speaks. Returns where it was, unless that is here.
     async fn listen(self, address: SocketAddr) -> Option<SocketAddr> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), 0.3);
-        let mut complained = false;
+        let mut failures = 0;
         while self.departures.has_replica(address) {
             match self.ask(address).await {
                 Ok(stream) => {
+                    failures = 0;
                     let told = self.hear(address, stream).await;
                     self.departures.lost(address);
                     match told {
@@ -188,11 +191,12 @@ impl Asking {
                         Told::TooMuch => tracing::error!(%address, "a replica tells too much"),
                     }
                 }
-                Err(reason) if !complained => {
-                    tracing::warn!(%address, reason, "a replica cannot be asked about departures; its clients are given 3 s");
-                    complained = true;
+                Err(reason) => {
+                    failures += 1;
+                    if failures == WORTH_A_WORD {
+                        tracing::warn!(%address, reason, "a replica cannot be asked about departures; its clients are given 3 s");
+                    }
                 }
-                Err(_) => {}
             }
             sleep(backoff.next_delay()).await;
         }
