@@ -40,6 +40,9 @@ pub use service::{CertificateService, WorkloadDirectory};
 use shared::Shared;
 use voices::{Voice, Voices};
 
+/// How long before its end the authority says so, each time that the control plane's own certificate is renewed.
+const END_IS_NEAR: Duration = Duration::from_secs(7 * 86_400);
+
 /// The authority, shared by everything in the process. Cheap to clone.
 #[derive(Clone)]
 pub struct Authority(Arc<Inner>);
@@ -110,6 +113,18 @@ impl Authority {
 
     pub fn phase(&self) -> Phase {
         self.keys().phase().clone()
+    }
+
+    /// Says so in the log when it will soon be unable to sign: nobody else looks at a plug-in intermediate's end.
+    fn mention_end(&self) {
+        let left = |end: SystemTime| end.duration_since(SystemTime::now()).unwrap_or_default();
+        match self.keys().ends().map(left) {
+            Ok(left) if left < END_IS_NEAR => tracing::error!(
+                hours = left.as_secs() / 3600,
+                "the authority's certificate expires soon, and then nobody gets certificates: replace Secret cacerts, or rotate"
+            ),
+            Ok(_) | Err(_) => {}
+        }
     }
 
     /// One more who must say so before a new root is used; see [`voices`].

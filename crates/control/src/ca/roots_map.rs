@@ -148,6 +148,7 @@ async fn write(client: &Client, namespace: &str, pem: &str) -> Result<(), String
     let patch = Patch::Apply(map);
     match timeout(ANSWER, maps.patch(names::ROOTS_CONFIG_MAP, &params, &patch)).await {
         Ok(Ok(_)) => Ok(()),
+        Ok(Err(kube::Error::Api(status))) => Err(status.message.clone()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer from the API server".to_owned()),
     }

@@ -43,6 +43,7 @@ impl ServerTls {
         }
         let id = identity(authority.trust_domain())?;
         let (certificate, config) = make(&authority, &id, &all)?;
+        authority.mention_end();
         let config = Arc::new(ArcSwap::new(config));
         Ok(Self {
             authority,
@@ -76,6 +77,7 @@ impl ServerTls {
                 Ok((certificate, config)) => {
                     self.certificate = certificate;
                     self.config.store(config);
+                    self.authority.mention_end();
                     backoff.reset();
                     self.until_renewal()
                 }

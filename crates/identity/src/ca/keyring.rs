@@ -299,6 +299,11 @@ impl KeyRing {
         Self::with(&self.trust_domain, state, roots)
     }
 
+    /// When nothing can be signed any more, unless there is another root by then.
+    pub fn ends(&self) -> Result<SystemTime, Error> {
+        Ok(self.root(&self.state.phase.signer())?.not_after())
+    }
+
     /// The root of that name; the newest, if that name's is about to end: those who do not know the newest yet would refuse what
     /// has expired too.
     fn lasting(&self, name: &str, now: SystemTime) -> Result<&Root, Error> {

@@ -383,6 +383,7 @@ fn an_intermediate_is_not_used_beyond_its_end() {
     assert_eq!(signs(&ring, late).unwrap().0, files["root-cert.pem"]);
     let refused = signs(&ring, now + HOUR).unwrap_err().to_string();
     assert!(refused.contains("has expired"), "{refused}");
+    assert!(ring.ends().unwrap() <= now + HOUR);
 
     // Another one comes in its last hour, and not everybody knows it by its end.
     let adding = ring.add_root(None, now).unwrap();
