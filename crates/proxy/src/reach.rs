@@ -24,8 +24,9 @@ const BASE: u64 = 100;
 /// The longest: one connection per proxy that wants to send there. gRPC waits for up to two minutes, which is long for
 /// servers that are scheduled in seconds.
 const LONGEST: u64 = 5_000;
-/// A peer that has said that it leaves is looked at after this time: it has gone, or stayed after all.
-const LEAVING: u64 = 10_000;
+/// A peer that has said that it leaves is looked at after this time: it has gone, or stayed after all. As long as a Pod may take to
+/// end (the default of `terminationGracePeriodSeconds`), for in between it accepts and has no application any more.
+const LEAVING: u64 = 30_000;
 
 /// Whether one endpoint can be reached, as far as this proxy knows.
 #[derive(Debug, Default)]
@@ -191,8 +192,8 @@ mod tests {
         assert!(reach.leaves(1_000) && !reach.leaves(2_000));
         assert!(!reach.succeeded(3_000) && reach.is_out());
         reach.hurry(3_000);
-        assert!(!reach.claim(11_999, 10));
-        assert!(reach.claim(12_000, 10) && reach.succeeded(12_001));
+        assert!(!reach.claim(31_999, 10));
+        assert!(reach.claim(32_000, 10) && reach.succeeded(32_001));
         assert!(!reach.is_out());
     }
 
