@@ -47,7 +47,8 @@ pack_ours() { # image user more-files program...
     shift 3
     from=$(built)
     [ -x "$from/$1" ] || die "$from has no $1: cargo build --release --workspace, or set TASUKI_BIN_DIR"
-    [ "$images/$name.tar" -nt "$from/$1" ] && [ "$images/$name.tar" -nt "$here/images.sh" ] &&
+    [ "$(cat "$images/$name.from" 2>/dev/null)" = "$from" ] && [ "$images/$name.tar" -nt "$from/$1" ] &&
+        [ "$images/$name.tar" -nt "$here/images.sh" ] &&
         [ -z "$(find "$here/../../deploy/docker" -newer "$images/$name.tar")" ] && return
     root=$(mktemp -d)
     # Writable ones are mounted over these where the root is read-only.
@@ -64,6 +65,7 @@ pack_ours() { # image user more-files program...
     chmod 755 "$root"
     pack_image "$(image "$name")" "$root" "/usr/local/bin/$1" "$images/$name.tar" "$user"
     rm -rf "$root"
+    echo "$from" >"$images/$name.from"
     say "packed $(image "$name"), $(($(stat -c %s "$images/$name.tar") / 1000000)) MB"
 }
 
