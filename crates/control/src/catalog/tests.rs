@@ -93,3 +93,51 @@ fn new_roots_come_with_the_newest_mesh() {
     assert!(Arc::ptr_eq(&published.mesh(), &newer));
     assert_eq!(published.generation(), 3);
 }
+
+#[test]
+fn only_those_look_whom_a_change_concerns() {
+    let dir = tempfile::tempdir().unwrap();
+    let published = published(dir.path());
+    let mut folder = crate::source::folder::Folder::default();
+    let mut change = |ready: &str| {
+        let unready = "podIP: 10.1.0.2, conditions: [{type: Ready, status: \"";
+        let text = SHOP.replace(&format!("{unready}True"), &format!("{unready}{ready}"));
+        for (index, document) in text.split("---").enumerate() {
+            folder.put(&index.to_string(), Ok(document.to_owned()));
+        }
+        let (source, now) = (Arc::new(folder.objects()), tokio::time::Instant::now());
+        published.publish(Arc::new(published.mesh().successor(&source, now)));
+        published.view(&envoy(None)).generation()
+    };
+    let caller = Client {
+        kind: ClientKind::Grpc,
+        dialect: Dialect::Grpc { provider: None },
+        ..envoy(None)
+    };
+    let of = |client: &Client, name| {
+        let asked = [(ResourceType::Endpoint, name)];
+        published.interest(client, &asked)
+    };
+    let cart = "outbound|8080||cart.shop.svc.cluster.local";
+    let first = change("True");
+    let (viewer, other) = (of(&caller, cart), of(&caller, "pod|10.1.0.4|80"));
+    let gateway = of(&envoy(None), cart);
+    assert_eq!(published.unchanged(first, &viewer), Some(first));
+    // Its certificate may be due.
+    assert_eq!(published.unchanged(first, &gateway), None);
+    let second = change("False");
+    assert_eq!(published.unchanged(first, &viewer), None);
+    assert_eq!(published.unchanged(second, &viewer), Some(second));
+    assert_eq!(published.unchanged(first, &other), Some(second));
+    for _ in 0..REMEMBERED {
+        change("False");
+    }
+    assert_eq!(
+        published.unchanged(second, &viewer),
+        Some(second + REMEMBERED as u64)
+    );
+    assert_eq!(published.unchanged(first, &other), None, "too long ago");
+    let last = change("False");
+    published.refresh_trust();
+    assert_eq!(published.unchanged(last, &other), None, "roots are for all");
+}

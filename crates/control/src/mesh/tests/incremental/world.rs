@@ -41,10 +41,17 @@ fn pod(index: usize, chance: &mut Chance) -> String {
         true => "deletionTimestamp: 2026-01-01T00:00:00Z",
         false => "generateName: p",
     };
-    let phase = chance.of(&["Running", "Running", "Running", "Succeeded"]);
+    let phase = chance.of(&[
+        "Running",
+        "Running",
+        "Running",
+        "Running",
+        "Running",
+        "Succeeded",
+    ]);
     let (version, port) = (chance.of(&["v1", "v2"]), chance.of(&[8080, 9090]));
     let host = chance.once_in(8);
-    let address = chance.below(ADDRESSES);
+    let address = (index + chance.below(2)) % ADDRESSES;
     format!(
         "apiVersion: v1
 kind: Pod
@@ -82,9 +89,17 @@ spec: {{clusterIP: {ip}, {selector}publishNotReadyAddresses: {unready}, ports: [
     )
 }
 
+/// Whom it names changes less often than in what state they are.
 fn slice(index: usize, chance: &mut Chance) -> String {
-    let service = chance.below(SERVICES);
+    let mut shape = Chance((index * 2 + chance.below(2)) as u64 * 7_919);
+    shape.below(2);
+    let service = shape.below(SERVICES);
     let port = chance.of(&[8080, 8080, 9090]);
+    // Or nothing but the port would hardly ever change.
+    let mut state = match chance.once_in(2) {
+        true => Chance(index as u64),
+        false => Chance(chance.below(1_000) as u64),
+    };
     let mut text = format!(
         "apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -95,9 +110,9 @@ endpoints:
 ",
         namespace(service)
     );
-    for _ in 0..=chance.below(4) {
-        let target = chance.below(PODS);
-        let reference = match chance.once_in(3) {
+    for _ in 0..=shape.below(4) {
+        let target = shape.below(PODS);
+        let reference = match shape.once_in(3) {
             true => String::new(),
             false => format!(
                 ", targetRef: {{kind: Pod, name: p{target}, namespace: {}}}",
@@ -105,8 +120,9 @@ endpoints:
             ),
         };
         let (ready, serving, terminating) =
-            (chance.below(3) > 0, chance.once_in(2), chance.once_in(3));
-        let address = chance.below(ADDRESSES);
+            (state.below(3) > 0, state.once_in(2), state.once_in(3));
+        // Mostly where such a pod may be.
+        let address = (target + shape.below(2)) % ADDRESSES;
         let _ = writeln!(
             text,
             "- {{addresses: [10.1.0.{address}], conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}{reference}}}"
@@ -154,18 +170,31 @@ fn rule(chance: &mut Chance) -> (&'static str, String) {
     }
 }
 
+/// Everything that may be there, but rules.
+pub fn settle(folder: &mut Folder, chance: &mut Chance) {
+    for index in 0..PODS {
+        folder.put(&format!("pod-{index}"), Ok(pod(index, chance)));
+    }
+    for index in 0..SERVICES {
+        folder.put(&format!("service-{index}"), Ok(service(index, chance)));
+    }
+    for index in 0..SLICES {
+        folder.put(&format!("slice-{index}"), Ok(slice(index, chance)));
+    }
+}
+
 /// One thing is made, changed or deleted; mostly what changes most in a cluster.
 pub fn change(folder: &mut Folder, chance: &mut Chance) {
-    let (path, text) = match chance.below(12) {
-        0..5 => {
+    let (path, text) = match chance.below(14) {
+        0..6 => {
             let index = chance.below(PODS);
             (format!("pod-{index}"), pod(index, chance))
         }
-        5..10 => {
+        6..12 => {
             let index = chance.below(SLICES);
             (format!("slice-{index}"), slice(index, chance))
         }
-        10 => {
+        12 => {
             let index = chance.below(SERVICES);
             (format!("service-{index}"), service(index, chance))
         }
@@ -174,7 +203,7 @@ pub fn change(folder: &mut Folder, chance: &mut Chance) {
             (path.to_owned(), text)
         }
     };
-    match chance.once_in(4) {
+    match chance.once_in(6) {
         true => folder.remove(&path),
         false => folder.put(&path, Ok(text)),
     };
