@@ -6,7 +6,7 @@
 //! | `limit.rs` | how often one identity may have something signed |
 //! | `server_tls.rs` | keeps the control plane's own certificate fresh |
 //! | `cluster.rs` | opens the authority of a cluster |
-//! | `shared.rs`, `vault.rs` | keeps the authority in a Secret, together with other replicas |
+//! | `shared.rs`, `shared/backup.rs`, `vault.rs` | keeps the authority in a Secret, together with other replicas |
 //! | `follow.rs` | follows that Secret, and the one with a plug-in root |
 //! | `rotation.rs` | moves a rotation from phase to phase |
 //! | `replicas.rs` | how far the other replicas are with a rotation |

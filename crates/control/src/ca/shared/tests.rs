@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tasuki_identity::ca::Phase;
 use tasuki_identity::{SpiffeId, key_and_csr};
 
+use super::backup::{AGAIN, LEADERS_TURN};
 use super::*;
 use crate::ca::Authority;
 
