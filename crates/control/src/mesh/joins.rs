@@ -35,7 +35,7 @@ pub(super) struct Joins {
 }
 
 /// One service's.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Join {
     /// In order of their names; every one an EndpointSlice.
     slices: Vec<Arc<Object>>,
@@ -203,8 +203,16 @@ impl<'a> Draft<'a> {
 
     fn open(&mut self, join: JoinId) -> &mut Join {
         let all = &self.joins.all;
-        let copy = || all.get(join.0).map(|j| Join::clone(j)).unwrap_or_default();
-        self.open.entry(join).or_insert_with(copy)
+        let parts = || match all.get(join.0) {
+            Some(join) => Join {
+                slices: join.slices.clone(),
+                selected: join.selected.clone(),
+                // About to be made, and large.
+                backends: ByPort::new(),
+            },
+            None => Join::default(),
+        };
+        self.open.entry(join).or_insert_with(parts)
     }
 
     fn pod(&mut self, change: &PodChange) {
@@ -308,7 +316,8 @@ impl<'a> Draft<'a> {
     /// Joins what is open.
     fn close(mut self) -> Touched {
         for (id, mut join) in std::mem::take(&mut self.open) {
-            let had = join.addresses();
+            let had = self.joins.get(id).map(|join| join.addresses());
+            let had = had.unwrap_or_default();
             join.backends = self.backends(id, &join);
             let has = join.addresses();
             for address in had.difference(&has) {
