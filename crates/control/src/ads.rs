@@ -31,11 +31,14 @@ use crate::snapshot::depends::Interest;
 
 /// Where resources come from: the snapshot side of the control plane.
 pub trait Catalog: Send + Sync + 'static {
-    /// Bumped after anything has changed. Streams wait on it, then take a new view.
+    /// Bumped after anything has changed. Streams wait on it, then look again.
     fn changes(&self) -> watch::Receiver<u64>;
 
-    /// What `who` may see now: one consistent state for as long as the view is held.
-    fn view(&self, who: &Client) -> Box<dyn View + Send>;
+    /// The client as it is now ([`Client::refresh`]), and what it may see: both of one state, which the view keeps.
+    ///
+    /// # Errors
+    /// When it is nobody to be served any longer.
+    fn look(&self, known: &Client) -> Result<(Client, Box<dyn View + Send>), tonic::Status>;
 
     /// What a client that has asked for these names is to be woken for.
     fn interest(&self, _who: &Client, _names: &[(ResourceType, &str)]) -> Interest {

@@ -13,11 +13,13 @@ use tasuki_xds::DEPARTURE_FEATURE;
 use tasuki_xds::codec::{encode, secret};
 use tasuki_xds::model::{Resource, ResourceType, TrustBundle};
 use tokio::sync::watch;
+use tonic::Status;
 use tracing::error;
 
 use crate::ads::{Catalog, Client, ClientKind, Dialect, Encoded, NsName, PodFacts, View};
 use crate::ca::Authority;
 use crate::departures::Departures;
+use crate::mesh::workloads::Workload;
 use crate::mesh::{Mesh, Touched};
 use crate::snapshot::depends::Interest;
 use crate::snapshot::{Snapshot, Viewpoint};
@@ -146,6 +148,17 @@ impl Published {
         self.current.load().snapshot.withheld(client, names)
     }
 
+    fn view_of(&self, current: Arc<Current>, client: Client) -> ClientView {
+        ClientView {
+            viewpoint: Viewpoint::of(&client, &current.snapshot.mesh),
+            current,
+            client,
+            authority: self.authority.clone(),
+            secrets: self.secrets.clone(),
+            departures: self.departures.clone(),
+        }
+    }
+
     /// How often something has been published.
     pub fn generation(&self) -> u64 {
         *self.generation.borrow()
@@ -171,6 +184,11 @@ impl Current {
             trust,
             roots_pem,
         }
+    }
+
+    fn pod(&self, pod: &NsName) -> Option<PodFacts> {
+        let name = NamespacedName::new(pod.namespace.clone(), pod.name.clone());
+        self.snapshot.mesh.workload(&name).map(|pod| facts(pod))
     }
 
     /// The changes since then; `None` if not all of them are remembered.
@@ -203,27 +221,16 @@ impl Catalog for Published {
         (!concerns && !interest.is_of_everything()).then_some(current.generation)
     }
 
-    fn view(&self, who: &Client) -> Box<dyn View + Send> {
+    fn look(&self, known: &Client) -> Result<(Client, Box<dyn View + Send>), Status> {
+        // Loaded once: a stream that has seen this state is not woken for what had changed by then, of its own Pod neither.
         let current = self.current.load_full();
-        Box::new(ClientView {
-            viewpoint: Viewpoint::of(who, &current.snapshot.mesh),
-            current,
-            client: who.clone(),
-            authority: self.authority.clone(),
-            secrets: self.secrets.clone(),
-            departures: self.departures.clone(),
-        })
+        let client = known.refresh(|pod| current.pod(pod))?;
+        let view = self.view_of(current, client.clone());
+        Ok((client, Box::new(view)))
     }
 
     fn pod(&self, pod: &NsName) -> Option<PodFacts> {
-        let name = NamespacedName::new(pod.namespace.clone(), pod.name.clone());
-        let current = self.current.load();
-        let workload = current.snapshot.mesh.workload(&name)?;
-        Some(PodFacts {
-            uid: workload.uid.clone(),
-            service_account: workload.service_account.clone(),
-            labels: workload.labels.clone(),
-        })
+        self.current.load().pod(pod)
     }
 
     fn pod_by_address(&self, address: IpAddr) -> Option<(NsName, PodFacts)> {
@@ -233,12 +240,15 @@ impl Catalog for Published {
             namespace: workload.id.namespace.clone(),
             name: workload.id.name.clone(),
         };
-        let facts = PodFacts {
-            uid: workload.uid.clone(),
-            service_account: workload.service_account.clone(),
-            labels: workload.labels.clone(),
-        };
-        Some((name, facts))
+        Some((name, facts(workload)))
+    }
+}
+
+fn facts(workload: &Workload) -> PodFacts {
+    PodFacts {
+        uid: workload.uid.clone(),
+        service_account: workload.service_account.clone(),
+        labels: workload.labels.clone(),
     }
 }
 

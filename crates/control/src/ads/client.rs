@@ -156,18 +156,18 @@ impl Client {
         envoy(node, caller, catalog)
     }
 
-    /// The same client as the catalog sees it now.
+    /// The same client as it is now, by what `pods` says of each ([`Catalog::pod`]).
     ///
     /// # Errors
     /// PERMISSION_DENIED when the pod that was proven, or a sidecar's, has long been gone or is somebody else's by now.
-    pub fn refresh(&self, catalog: &dyn Catalog) -> Result<Self, Status> {
+    pub fn refresh(&self, pods: impl Fn(&NsName) -> Option<PodFacts>) -> Result<Self, Status> {
         if let Some(proven) = &self.proven {
-            still(proven, catalog)?;
+            still(proven, &pods)?;
         }
         let (pod, facts) = match (&self.kind, &self.follows) {
-            (ClientKind::Sidecar { pod }, _) => (pod, catalog.pod(pod).ok_or_else(|| no_pod(pod))?),
+            (ClientKind::Sidecar { pod }, _) => (pod, pods(pod).ok_or_else(|| no_pod(pod))?),
             // What a foreign client was last known to be it stays.
-            (_, Some(pod)) => match catalog.pod(pod) {
+            (_, Some(pod)) => match pods(pod) {
                 Some(facts) => (pod, facts),
                 None => return Ok(self.clone()),
             },
@@ -184,9 +184,9 @@ impl Client {
 }
 
 /// Whether the Pod is there, and the very one.
-fn still(proven: &ProvenPod, catalog: &dyn Catalog) -> Result<(), Status> {
+fn still(proven: &ProvenPod, pods: impl Fn(&NsName) -> Option<PodFacts>) -> Result<(), Status> {
     let pod = &proven.name;
-    let facts = catalog.pod(pod).ok_or_else(|| no_pod(pod))?;
+    let facts = pods(pod).ok_or_else(|| no_pod(pod))?;
     if facts.uid.is_some_and(|uid| uid != proven.uid) {
         return Err(Status::permission_denied(format!(
             "Pod {pod} is another one by now"

@@ -298,11 +298,10 @@ async fn push<P: Protocol>(
     responses: &Sender<Result<P::Response, Status>>,
 ) -> Result<Looked, Status> {
     let known = listed.record.client();
-    let client = known.refresh(catalog)?;
-    let (due, generation) = {
-        let view = catalog.view(&client);
+    let (client, due, generation) = {
+        let (client, view) = catalog.look(&known)?;
         let due = P::poll(&mut listed.record.session(), view.as_ref());
-        (due, view.generation())
+        (client, due, view.generation())
     };
     if client != known {
         listed.record.set_client(client);

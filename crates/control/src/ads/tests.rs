@@ -56,11 +56,11 @@ impl Catalog for Fixture {
         self.generation.subscribe()
     }
 
-    fn view(&self, who: &Client) -> Box<dyn View + Send> {
-        Box::new(Tables(
-            self.routes.lock().unwrap().clone(),
-            who.dialect.clone(),
-        ))
+    fn look(&self, known: &Client) -> Result<(Client, Box<dyn View + Send>), Status> {
+        let client = known.refresh(|pod| self.pod(pod))?;
+        let tables = self.routes.lock().unwrap().clone();
+        let view = Tables(tables, client.dialect.clone());
+        Ok((client, Box::new(view)))
     }
 
     fn pod(&self, pod: &NsName) -> Option<PodFacts> {
@@ -387,15 +387,15 @@ fn a_foreign_client_follows_the_labels_of_its_pod() {
     assert!(early.labels.is_empty(), "the pod is not known yet");
     for revision in ["1", "2"] {
         put(revision);
-        let now = early.refresh(&fixture).unwrap();
+        let now = early.refresh(|pod| fixture.pod(pod)).unwrap();
         assert_eq!(now.labels["revision"], revision);
     }
-    let present = early.refresh(&fixture).unwrap();
+    let present = early.refresh(|pod| fixture.pod(pod)).unwrap();
     fixture.pods.lock().unwrap().clear();
-    assert_eq!(present.refresh(&fixture).unwrap(), present);
+    assert_eq!(present.refresh(|pod| fixture.pod(pod)).unwrap(), present);
     let other = identify("spiffe://cluster.local/ns/edge/sa/other").unwrap();
     put("3");
-    let refused = other.refresh(&fixture).unwrap_err();
+    let refused = other.refresh(|pod| fixture.pod(pod)).unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
@@ -574,7 +574,7 @@ async fn a_proven_pod_is_that_pod_and_no_other() {
         Client::identify(&node, Some(caller(true)), &Presented::default(), &fixture)
     };
     let own = identify("cart-1").unwrap();
-    assert!(own.refresh(&fixture).is_ok());
+    assert!(own.refresh(|pod| fixture.pod(pod)).is_ok());
     let other = identify("cart-2").unwrap_err();
     assert_eq!(other.code(), Code::PermissionDenied);
     // Whoever names no Pod is that one all the same, and gets no key for a certificate alone.
@@ -590,12 +590,12 @@ async fn a_proven_pod_is_that_pod_and_no_other() {
     assert_eq!(envoy(true).dialect, Dialect::Envoy { secrets: true });
     assert_eq!(envoy(false).dialect, Dialect::Envoy { secrets: false });
     let nameless = envoy(true);
-    assert!(nameless.refresh(&fixture).is_ok());
+    assert!(nameless.refresh(|pod| fixture.pod(pod)).is_ok());
     put("cart-1", "u-3");
     for client in [&own, &nameless] {
-        let again = client.refresh(&fixture).unwrap_err();
+        let again = client.refresh(|pod| fixture.pod(pod)).unwrap_err();
         assert_eq!(again.code(), Code::PermissionDenied);
     }
     fixture.pods.lock().unwrap().remove(&name("cart-1"));
-    assert!(nameless.refresh(&fixture).is_err());
+    assert!(nameless.refresh(|pod| fixture.pod(pod)).is_err());
 }

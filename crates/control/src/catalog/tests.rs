@@ -11,6 +11,12 @@ use crate::snapshot::tests::{SHOP, mesh};
 
 const TTL: Duration = Duration::from_secs(3600);
 
+impl Published {
+    fn view(&self, who: &Client) -> ClientView {
+        self.view_of(self.current.load_full(), who.clone())
+    }
+}
+
 fn published(dir: &std::path::Path) -> Published {
     let domain = TrustDomain::new("cluster.local").unwrap();
     let authority = Authority::open(dir, &domain, TTL).unwrap();
@@ -140,4 +146,41 @@ fn only_those_look_whom_a_change_concerns() {
     let last = change("False");
     published.refresh_trust();
     assert_eq!(published.unchanged(last, &other), None, "roots are for all");
+}
+
+/// Whoever looks while something is published must not see its own Pod in one state and the rest in the next.
+#[test]
+fn a_client_and_its_view_are_of_one_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let published = published(dir.path());
+    let client = Client {
+        kind: ClientKind::Grpc,
+        follows: Some("shop/cart-v1".parse().unwrap()),
+        ..envoy(None)
+    };
+    let of_version = |version: &str| {
+        let text = SHOP.replacen("version: v1", &format!("version: {version}"), 1);
+        mesh(&[&text])
+    };
+    // The first state is v1's, and so every odd one.
+    let meshes = [of_version("v2"), of_version("v1")];
+    std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            for turn in 0..300 {
+                published.publish(meshes[turn % 2].clone());
+            }
+        });
+        loop {
+            let is_last = publisher.is_finished();
+            let (client, view) = published.look(&client).unwrap();
+            let version = match view.generation() % 2 {
+                0 => "v2",
+                _ => "v1",
+            };
+            assert_eq!(client.labels["version"], version);
+            if is_last {
+                break;
+            }
+        }
+    });
 }
