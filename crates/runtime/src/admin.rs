@@ -4,7 +4,6 @@
 //! address (a name could be a DNS rebinding), and it must carry no `Origin` (a web page's cross-site form does).
 
 mod message;
-mod places;
 mod serve;
 
 use std::collections::BTreeMap;

@@ -39,6 +39,8 @@ const ALIVE: Duration = Duration::from_secs(2);
 const WORTH_A_WORD: u32 = 5;
 /// Pods of one message: about 100 KiB.
 const CHUNK: usize = 1_000;
+/// Changes within this time are told together.
+const GATHERED: Duration = Duration::from_millis(50);
 
 /// Answers the other replicas.
 pub struct Replicas {
@@ -123,6 +125,8 @@ async fn tell(
             }
         }
         told = settled;
+        // All that is remembered is looked through, which a rollout of thousands of Pods must not ask for at each of them.
+        sleep(GATHERED).await;
         tokio::select! {
             changed = changes.changed() => if changed.is_err() {
                 return;

@@ -18,19 +18,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
+use tasuki_runtime::places::{Place, Places};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Question, Webhook};
-use crate::limits::{Bound, Place, Places};
+use crate::limits::{self, Bound};
 
-/// An API server has one or two connections to each replica, and there are a few API servers.
-const CONNECTIONS: Bound = Bound {
-    all: 256,
-    each_peer: 64,
-};
+/// Of all and of one address. An API server has one or two connections to each replica, and there are a few API servers; it cannot
+/// be told from others, but it never has the most.
+const CONNECTIONS: (usize, usize) = (256, 64);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Without a question until then a connection is closed.
 const FIRST_QUESTION: Duration = Duration::from_secs(20);
@@ -44,17 +43,21 @@ const QUESTION: Duration = Duration::from_secs(9);
 const BODY_BYTES: usize = 3 << 20;
 /// For the body alone: the API server has it whole.
 const BODY: Duration = Duration::from_secs(2);
-/// Questions at a time, of all and of one address: a stranger who sends slowly must not keep the API server waiting.
+/// Bodies that are being read, of all and of one address. Those of the API server take a moment, so that strangers who send slowly
+/// take each other's places only.
+const BODIES: (usize, usize) = (64, 16);
+/// Questions that are being answered.
 const QUESTIONS: Bound = Bound {
     all: 64,
-    each_peer: 16,
+    each_peer: 32,
 };
 const STREAMS: u32 = 16;
 
 /// What connections share.
 struct Shared {
     webhook: Webhook,
-    questions: Arc<Places>,
+    bodies: Places,
+    questions: Arc<limits::Places>,
 }
 
 /// Serves until `shutdown` completes; then connections are ended gently, and what is under way is answered.
@@ -66,16 +69,17 @@ pub async fn serve(
 ) {
     let shared = Arc::new(Shared {
         webhook,
-        questions: Places::new(QUESTIONS),
+        bodies: Places::new(BODIES.0, BODIES.1),
+        questions: limits::Places::new(QUESTIONS),
     });
-    let places = Places::new(CONNECTIONS);
+    let places = Places::new(CONNECTIONS.0, CONNECTIONS.1);
     // Each connection listens for the end, and is gone when it no longer does.
     let (end, ending) = watch::channel(false);
     let accept = async {
         loop {
             match listener.accept().await {
                 Ok((stream, remote)) => {
-                    let Ok(place) = places.take(Some(remote.ip())) else {
+                    let Some(place) = places.enter(remote.ip()) else {
                         tracing::debug!(%remote, "webhook: too many connections");
                         continue;
                     };
@@ -120,9 +124,14 @@ async fn connection(
     config: Arc<ServerConfig>,
     shared: Arc<Shared>,
     mut ending: watch::Receiver<bool>,
-    _place: Place,
+    mut place: Place,
 ) {
-    let stream = match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
+    let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
+    let stream = tokio::select! {
+        stream = handshake => stream,
+        () = place.lost() => return,
+    };
+    let stream = match stream {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "webhook: TLS handshake"),
         Err(_) => return tracing::debug!("webhook: TLS handshake took too long"),
@@ -131,9 +140,14 @@ async fn connection(
     let service = service_fn({
         let asked = Arc::clone(&asked);
         move |request| {
-            asked.store(true, Ordering::Relaxed);
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(respond(&shared, peer, request).await) }
+            let (shared, asked) = (Arc::clone(&shared), Arc::clone(&asked));
+            async move {
+                let response = respond(&shared, peer, request).await;
+                if response.status().is_success() {
+                    asked.store(true, Ordering::Relaxed);
+                }
+                Ok::<_, Infallible>(response)
+            }
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -158,6 +172,7 @@ async fn connection(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = silent => return,
+        () = place.lost() => return tracing::debug!(%peer, "webhook: too many connections"),
         () = enough(&mut ending) => {
             connection.as_mut().graceful_shutdown();
             match timeout(LAST_ANSWERS, connection).await {
@@ -196,16 +211,12 @@ async fn respond(
         return response;
     }
     let answer = async {
+        let body = match read(shared, peer, request.into_body()).await {
+            Ok(body) => body,
+            Err(refusal) => return refusal,
+        };
         let Ok(_place) = shared.questions.take(Some(peer)) else {
             return plain(StatusCode::TOO_MANY_REQUESTS, "too many questions\n");
-        };
-        let body = Limited::new(request.into_body(), BODY_BYTES).collect();
-        let body = match timeout(BODY, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) => {
-                return plain(StatusCode::PAYLOAD_TOO_LARGE, "body too large or broken\n");
-            }
-            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "body too slow\n"),
         };
         match shared.webhook.answer(question, &body).await {
             Ok(json) => with_type(StatusCode::OK, "application/json", json),
@@ -215,6 +226,28 @@ async fn respond(
     match timeout(QUESTION, answer).await {
         Ok(response) => response,
         Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "took too long\n"),
+    }
+}
+
+async fn read(
+    shared: &Shared,
+    peer: IpAddr,
+    body: Incoming,
+) -> Result<Bytes, http::Response<Full<Bytes>>> {
+    let busy = || plain(StatusCode::TOO_MANY_REQUESTS, "too many questions\n");
+    let mut place = shared.bodies.enter(peer).ok_or_else(busy)?;
+    let body = timeout(BODY, Limited::new(body, BODY_BYTES).collect());
+    let read = tokio::select! {
+        read = body => read,
+        () = place.lost() => return Err(busy()),
+    };
+    match read {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body too large or broken\n",
+        )),
+        Err(_) => Err(plain(StatusCode::REQUEST_TIMEOUT, "body too slow\n")),
     }
 }
 

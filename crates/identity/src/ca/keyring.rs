@@ -304,15 +304,15 @@ impl KeyRing {
         Ok(self.root(&self.state.phase.signer())?.not_after())
     }
 
-    /// The root of that name; the newest, if that name's is about to end: those who do not know the newest yet would refuse what
+    /// The root of that name; the newest that lasts, if that name's is about to end: those who do not know it yet would refuse what
     /// has expired too.
     fn lasting(&self, name: &str, now: SystemTime) -> Result<&Root, Error> {
         let wanted = self.root(name)?;
         let lasts = |root: &&Root| root.not_after() > now + BACKDATE;
-        let newest = self.roots.last().map(AsRef::as_ref);
+        let newest = || self.roots.iter().rev().map(AsRef::as_ref).find(lasts);
         Ok(match lasts(&wanted) {
             true => wanted,
-            false => newest.filter(lasts).unwrap_or(wanted),
+            false => newest().unwrap_or(wanted),
         })
     }
 

@@ -7,7 +7,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIO
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::Full;
 
-use super::places::Hold;
+use crate::places::Hold;
 
 /// A request whose body has been read, up to the server's limit.
 #[derive(Clone, Debug)]

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::message::Client;
-use super::places::{Place, Places};
 use super::{Request, Response, Routes};
+use crate::places::{Place, Places};
 
 /// What one server allows.
 #[derive(Clone, Copy, Debug)]

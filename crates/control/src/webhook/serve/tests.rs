@@ -11,6 +11,7 @@ use tasuki_kubernetes::inject::InjectionSettings;
 use tasuki_resources::mesh_settings::OutboundTrafficPolicy;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -93,9 +94,17 @@ async fn serve_it() -> Served {
 impl Served {
     /// By the Service's name and the bundle alone, as the API server trusts it.
     async fn dial(&self, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.secure(TcpStream::connect(self.address).await?, alpn)
+            .await
+    }
+
+    async fn secure(
+        &self,
+        stream: TcpStream,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let roots = self.authority.roots();
         let config = client_config(None, &roots, ServerIdentity::Dns, &[alpn]).unwrap();
-        let stream = TcpStream::connect(self.address).await?;
         let name = NAME.try_into().unwrap();
         TlsConnector::from(config).connect(name, stream).await
     }
@@ -113,6 +122,15 @@ impl Served {
         let (sender, connection) = http1::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         sender
+    }
+
+    /// A connection of `127.0.0.LAST`.
+    async fn from(&self, last: u8) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind(SocketAddr::from(([127, 0, 0, last], 0)))
+            .unwrap();
+        socket.connect(self.address).await.unwrap()
     }
 
     async fn until_asked(&self) {
@@ -186,6 +204,32 @@ async fn a_body_that_does_not_come_keeps_nobody_waiting() {
     let mut status = [0; 12];
     slow.read_exact(&mut status).await.unwrap();
     assert_eq!(&status, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn strangers_take_each_others_places() {
+    let served = serve_it().await;
+    served.answers.add_permits(2);
+    let head = format!("POST /inject HTTP/1.1\r\nhost: {NAME}\r\ncontent-length: 10\r\n\r\n{{");
+    let mut strangers = Vec::new();
+    for address in 2..6 {
+        for _ in 0..16 {
+            let stream = served.from(address).await;
+            let mut slow = served.secure(stream, b"http/1.1").await.unwrap();
+            slow.write_all(head.as_bytes()).await.unwrap();
+            strangers.push(slow);
+        }
+    }
+    let answer = served.http2().await.send_request(question()).await;
+    assert!(patched(answer.unwrap()).await, "all bodies being read");
+    let mut silent = Vec::new();
+    for address in 2..6 {
+        for _ in 0..64 {
+            silent.push(served.from(address).await);
+        }
+    }
+    let answer = served.http2().await.send_request(question()).await;
+    assert!(patched(answer.unwrap()).await, "all connections taken");
 }
 
 #[tokio::test]
