@@ -22,6 +22,7 @@ mod difference;
 pub mod endpoints;
 pub mod gateways;
 mod joins;
+mod mentions;
 pub mod names;
 pub mod peer_authentication;
 pub mod ports;

@@ -8,13 +8,13 @@
 //! - of a ServiceEntry, the Pods at its endpoints' addresses.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use tasuki_resources::core::endpoint_slice::SliceEndpoint;
 use tasuki_resources::{EndpointSlice, NamespacedName, Object};
 
 use super::config::{Config, Declaration};
+use super::mentions::{Reference, meant, references};
 use super::services::{Backend, JoinId};
 use super::shared_map::SharedMap;
 use super::touched::Touched;
@@ -42,13 +42,6 @@ pub struct Join {
     /// The pods that it selects, in order of their names.
     selected: Vec<Arc<Workload>>,
     backends: ByPort,
-}
-
-/// How an endpoint says which pod it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Reference {
-    Pod(NamespacedName),
-    Address(IpAddr),
 }
 
 /// A pod that is not what it was.
@@ -172,9 +165,9 @@ impl Join {
         }
     }
 
-    fn addresses(&self) -> HashSet<IpAddr> {
+    fn sockets(&self) -> HashSet<SocketAddr> {
         let backends = self.all_backends();
-        backends.map(|b| b.endpoint.address.ip()).collect()
+        backends.map(|b| b.endpoint.address).collect()
     }
 }
 
@@ -316,28 +309,34 @@ impl<'a> Draft<'a> {
     /// Joins what is open.
     fn close(mut self) -> Touched {
         for (id, mut join) in std::mem::take(&mut self.open) {
-            let had = self.joins.get(id).map(|join| join.addresses());
+            let had = self.joins.get(id).map(|join| join.sockets());
             let had = had.unwrap_or_default();
             join.backends = self.backends(id, &join);
-            let has = join.addresses();
-            for address in had.difference(&has) {
-                self.joins
-                    .serving
-                    .edit(address, |all| all.retain(|j| *j != id));
-            }
-            for address in has.difference(&had) {
-                self.joins.serving.edit(address, |all| all.push(id));
-            }
-            // A pod's own metrics name the service that leads to it.
-            self.touched
-                .addresses
-                .extend(had.symmetric_difference(&has));
+            let has = join.sockets();
+            self.serve(id, &had, &has);
+            // A pod's own metrics name the service that leads to its port.
+            let changed = had.symmetric_difference(&has);
+            self.touched.addresses.extend(changed.map(SocketAddr::ip));
             self.touched.joins.insert(id);
             if let Some(place) = self.joins.all.get_mut(id.0) {
                 *place = Arc::new(join);
             }
         }
         self.touched
+    }
+
+    fn serve(&mut self, id: JoinId, had: &HashSet<SocketAddr>, has: &HashSet<SocketAddr>) {
+        let ips = |sockets: &HashSet<SocketAddr>| -> HashSet<IpAddr> {
+            sockets.iter().map(SocketAddr::ip).collect()
+        };
+        let (had, has) = (ips(had), ips(has));
+        let serving = &mut self.joins.serving;
+        for address in had.difference(&has) {
+            serving.edit(address, |all| all.retain(|other| *other != id));
+        }
+        for address in has.difference(&had) {
+            serving.edit(address, |all| all.push(id));
+        }
     }
 
     fn backends(&self, id: JoinId, join: &Join) -> ByPort {
@@ -365,23 +364,4 @@ fn slice(object: &Object) -> Option<&EndpointSlice> {
 
 fn name_of(object: &Arc<Object>) -> &str {
     &object.meta().name.name
-}
-
-fn reference(endpoint: &SliceEndpoint) -> Option<(Reference, IpAddr)> {
-    let address = *endpoint.addresses.first()?;
-    let reference = match &endpoint.pod {
-        Some(pod) => Reference::Pod(pod.clone()),
-        None => Reference::Address(address),
-    };
-    Some((reference, address))
-}
-
-fn meant(slice: Option<&EndpointSlice>) -> BTreeSet<(Reference, IpAddr)> {
-    let endpoints = slice.into_iter().flat_map(|slice| &slice.endpoints);
-    endpoints.filter_map(reference).collect()
-}
-
-fn references(slice: Option<&EndpointSlice>) -> BTreeSet<Reference> {
-    let meant = meant(slice).into_iter();
-    meant.map(|(reference, _)| reference).collect()
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::snapshot::tests::{SHOP, good_mesh, mesh};
 
 mod incremental;
+mod touched;
 
 fn report(mesh: &Mesh) -> String {
     mesh.problems
