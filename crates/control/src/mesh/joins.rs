@@ -211,8 +211,13 @@ impl<'a> Draft<'a> {
     fn pod(&mut self, change: &PodChange) {
         let versions = || change.before.iter().chain(&change.now);
         for workload in versions() {
-            self.touched.pods.insert(workload.id.clone());
-            self.touched.addresses.extend(&workload.addresses);
+            self.touch_all_of(workload);
+            // An endpoint without a Pod means whoever has its address, and that may be another now, or may no longer be.
+            for address in &workload.addresses {
+                for claimant in self.workloads.claiming(*address) {
+                    self.touch_all_of(claimant);
+                }
+            }
             for join in self.config.joins.selecting(workload) {
                 self.open(join).select(&workload.id, None);
             }
@@ -301,9 +306,13 @@ impl<'a> Draft<'a> {
             Reference::Address(address) => self.workloads.at(*address),
         };
         if let Some(workload) = workload {
-            self.touched.pods.insert(workload.id.clone());
-            self.touched.addresses.extend(&workload.addresses);
+            self.touch_all_of(workload);
         }
+    }
+
+    fn touch_all_of(&mut self, workload: &Workload) {
+        self.touched.pods.insert(workload.id.clone());
+        self.touched.addresses.extend(&workload.addresses);
     }
 
     /// Joins what is open.

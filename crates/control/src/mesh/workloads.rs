@@ -85,9 +85,14 @@ impl Workloads {
         self.by_name.get(id)
     }
 
+    /// All pods that claim an address, of which [`Self::at`] has it.
+    pub(super) fn claiming(&self, address: IpAddr) -> &[Arc<Workload>] {
+        self.by_address.get(&address).map_or(&[], Vec::as_slice)
+    }
+
     /// The first pod that claims an address has it, except that a live pod takes it from those that are ending.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        let claims = self.by_address.get(&address)?;
+        let claims = self.claiming(address);
         let live = claims.iter().find(|w| w.state != State::Draining);
         live.or(claims.last())
     }

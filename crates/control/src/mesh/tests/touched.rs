@@ -16,6 +16,20 @@ spec: {containers: [{name: cart}]}
 status: {phase: Running, podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}, {ip: \"fd00::1\"}]}
 ";
 
+const OTHER: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: another, namespace: shop}
+spec: {containers: [{name: another}]}
+status: {phase: Running, podIP: \"fd00::1\"}
+";
+
+const CALLER: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: caller, namespace: shop}
+spec: {containers: [{name: caller}]}
+status: {phase: Running, podIP: 10.1.0.3}
+";
+
 const SERVICE: &str = "apiVersion: v1
 kind: Service
 metadata: {name: s, namespace: shop}
@@ -106,4 +120,21 @@ fn a_port_that_a_service_leads_to_no_longer_though_to_another() {
         ResourceType::Cluster,
         "inbound|8080||",
     );
+}
+
+#[test]
+fn who_takes_one_address_of_a_pod_changes_what_is_said_of_its_other() {
+    let anonymous = "{addresses: [\"fd00::1\"], conditions: {ready: true}}";
+    let mut world = World::of(&[
+        ("caller", CALLER),
+        ("cart", CART),
+        ("service", SERVICE),
+        ("a", &slice("a", "name: http-a, port: 8080", anonymous)),
+    ]);
+    let caller = sidecar(&world.snapshot.mesh, "shop", "caller");
+    let name = "10.1.0.1:8080";
+    world.changes("other", OTHER, &caller, ResourceType::Listener, name);
+    // And when it goes again.
+    let ended = OTHER.replace("Running", "Succeeded");
+    world.changes("other", &ended, &caller, ResourceType::Listener, name);
 }
