@@ -172,6 +172,7 @@ async fn follow<P: Protocol>(
     let mut looked = Looked::default();
     loop {
         if !looked.passes(catalog, listed) {
+            departed.looks();
             looked = push::<P>(catalog, listed, responses).await?;
         }
         if let Some(departures) = &departures {
@@ -252,7 +253,8 @@ enum Departed<'a> {
         departures: &'a Departures,
         pod: NsName,
         told: watch::Receiver<u64>,
-        sent: bool,
+        /// It was acknowledged when the client was last looked after.
+        known: bool,
     },
 }
 
@@ -263,26 +265,38 @@ impl<'a> Departed<'a> {
                 departures,
                 pod: pod.clone(),
                 told: departures.told(),
-                sent: false,
+                known: false,
             },
             _ => Departed::Nobodys,
         }
     }
 
-    /// Resolves, once, when it has been acknowledged: of all that changes, this alone is no change of the catalog.
+    /// The client is looked after now. That a departure has ended, or begun anew, is a change of the catalog and leads here too.
+    fn looks(&mut self) {
+        if let Departed::Of {
+            departures,
+            pod,
+            known,
+            ..
+        } = self
+        {
+            *known = departures.of(pod).acknowledged;
+        }
+    }
+
+    /// Resolves when it has been acknowledged since: of all that changes, this alone is no change of the catalog.
     async fn acknowledged(&mut self) {
         let Departed::Of {
             departures,
             pod,
             told,
-            sent: sent @ false,
+            known: false,
         } = self
         else {
             return std::future::pending().await;
         };
         while told.changed().await.is_ok() {
             if departures.of(pod).acknowledged {
-                *sent = true;
                 return;
             }
         }
@@ -334,3 +348,6 @@ fn options(client: &Client) -> Options {
         ..Options::default()
     }
 }
+
+#[cfg(test)]
+mod tests;
