@@ -256,16 +256,24 @@ impl Mesh {
 
     /// What one port of a workload is declared to speak.
     pub fn workload_port(&self, workload: &Workload, port: u16) -> DeclaredProtocol {
-        let ports = self.declared(workload);
-        ports.get(&port).copied().unwrap_or_default()
+        match self.remembered(workload) {
+            Some(ports) => ports.get(&port).copied().unwrap_or_default(),
+            None => ports::one_of(self, workload, port),
+        }
     }
 
     fn declared(&self, workload: &Workload) -> Ports {
-        let present = self.workloads.get(&workload.id).is_some();
-        match self.departed.ports(&workload.id) {
-            Some(ports) if !present => ports.clone(),
-            _ => ports::of(self, workload),
+        match self.remembered(workload) {
+            Some(ports) => ports.clone(),
+            None => ports::of(self, workload),
         }
+    }
+
+    /// The ports of a pod that is gone.
+    fn remembered(&self, workload: &Workload) -> Option<&Ports> {
+        let present = self.workloads.get(&workload.id).is_some();
+        let ports = self.departed.ports(&workload.id);
+        ports.filter(|_| !present)
     }
 }
 

@@ -29,6 +29,11 @@ fn a_port_takes_its_protocol_from_the_service_in_front_of_it() {
     assert_eq!(ports[&9000], DeclaredProtocol::Tcp);
     assert_eq!(ports[&7000], DeclaredProtocol::Auto);
     assert_eq!(mesh.workload_port(workload, 1234), DeclaredProtocol::Auto);
+    // Of two services, who says nothing leaves it to the other.
+    let silent = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {selector: {app: cart}, ports: [{port: 1, targetPort: web}]}\n";
+    let mesh = good_mesh(&[SHOP, silent]);
+    assert_eq!(mesh.workload_ports(workload)[&80], DeclaredProtocol::Http);
+    assert_eq!(mesh.workload_port(workload, 80), DeclaredProtocol::Http);
 }
 
 #[test]

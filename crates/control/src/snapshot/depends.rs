@@ -25,8 +25,8 @@ pub enum Depends {
     Config,
     /// The endpoints of a service.
     Join(JoinId),
-    /// The pod at this address, and what its port speaks.
-    Address(IpAddr, u16),
+    /// The pod at this address, and what its port speaks if one is given.
+    Address(IpAddr, Option<u16>),
     /// The client's own pod, and the services that lead to it.
     Own,
 }
@@ -35,14 +35,17 @@ impl Depends {
     /// Of a resource that is no gateway's own.
     pub fn of(mesh: &Mesh, namespace: &str, ty: ResourceType, name: &str) -> Self {
         match ty {
-            ResourceType::Cluster | ResourceType::Endpoint => {
-                Self::of_cluster(mesh, namespace, name)
-            }
+            ResourceType::Cluster => Self::of_cluster(mesh, namespace, name),
+            // Endpoints are the same whatever they speak.
+            ResourceType::Endpoint => match Self::of_cluster(mesh, namespace, name) {
+                Self::Address(address, _) => Self::Address(address, None),
+                other => other,
+            },
             ResourceType::Listener if name == "inbound" => Self::Own,
             ResourceType::Listener => match split_host_port(name) {
                 Some((host, port)) => host
                     .parse()
-                    .map_or(Self::Config, |ip| Self::Address(ip, port)),
+                    .map_or(Self::Config, |ip| Self::Address(ip, Some(port))),
                 None => Self::Config,
             },
             ResourceType::Departure => Self::Own,
@@ -61,7 +64,7 @@ impl Depends {
                     Some(Backends::Dns { .. }) | None => Self::Config,
                 }
             }
-            Some(Name::Pod { address, port }) => Self::Address(address, port),
+            Some(Name::Pod { address, port }) => Self::Address(address, Some(port)),
             Some(Name::Inbound { .. }) => Self::Own,
             Some(Name::Passthrough | Name::BlackHole) | None => Self::Config,
         }
@@ -74,7 +77,8 @@ impl Depends {
             Self::Join(join) => Stamp::Join(mesh.join_of(join).map(Arc::downgrade)),
             Self::Address(address, port) => {
                 let workload = mesh.workloads.at(address);
-                let protocol = workload.map(|workload| mesh.workload_port(workload, port));
+                let asked = workload.zip(port);
+                let protocol = asked.map(|(workload, port)| mesh.workload_port(workload, port));
                 Stamp::Pod(workload.map(Arc::downgrade), protocol)
             }
             Self::Own => return None,

@@ -143,12 +143,11 @@ fn the_same(mesh: &Mesh, scratch: &Mesh) {
     assert_eq!(ids(mesh), ids(scratch));
     for workload in scratch.workloads.iter() {
         assert_eq!(mesh.workloads.get(&workload.id), Some(workload));
-        assert_eq!(
-            mesh.workload_ports(workload),
-            scratch.workload_ports(workload),
-            "{}",
-            workload.id
-        );
+        let ports = mesh.workload_ports(workload);
+        assert_eq!(ports, scratch.workload_ports(workload), "{}", workload.id);
+        for (port, protocol) in ports {
+            assert_eq!(mesh.workload_port(workload, port), protocol);
+        }
     }
     for address in (0..ADDRESSES).map(|last| IpAddr::from([10, 1, 0, u8::try_from(last).unwrap()]))
     {
