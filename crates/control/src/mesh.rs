@@ -170,6 +170,10 @@ impl Mesh {
         let mut changes = Vec::new();
         for (name, pod) in difference.pods() {
             let now = pod.map(|pod| Arc::new(Workload::from_pod(pod, trust_domain)));
+            // A Pod says more than the mesh reads.
+            if now.is_some() && self.workloads.get(name) == now.as_ref() {
+                continue;
+            }
             let before = self.workloads.put(name, now.as_ref());
             changes.push(PodChange { before, now });
         }

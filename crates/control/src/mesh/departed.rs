@@ -35,6 +35,8 @@ pub struct Departed {
     pods: SharedMap<NamespacedName, Arc<Kept>>,
     /// When the first of them is to be forgotten.
     next_end: Option<Instant>,
+    /// That one is there again: which is the first now is found out once for all that come back together.
+    first_is_back: bool,
 }
 
 #[derive(Debug)]
@@ -63,13 +65,15 @@ impl Departed {
     /// A pod that is there again.
     pub(super) fn remove(&mut self, id: &NamespacedName) {
         let removed = self.pods.remove(id);
-        if removed.is_some_and(|kept| Some(kept.since + GRACE) == self.next_end) {
-            self.find_next_end();
-        }
+        self.first_is_back |= removed.is_some_and(|kept| Some(kept.since + GRACE) == self.next_end);
     }
 
-    /// Forgets those whose time is over, and the oldest where there are too many; returns their names.
+    /// Forgets those whose time is over, and the oldest where there are too many; returns their names. To be called after
+    /// each change.
     pub(super) fn forget(&mut self, now: Instant) -> Vec<NamespacedName> {
+        if std::mem::take(&mut self.first_is_back) {
+            self.find_next_end();
+        }
         let is_due = self.next_end.is_some_and(|end| end <= now);
         if !is_due && self.pods.len() <= REMEMBERED {
             return Vec::new();

@@ -165,11 +165,8 @@ impl Interest {
     pub fn meets(&self, touched: &Touched) -> bool {
         self.everything
             || touched.everything
-            || touched.joins.iter().any(|join| self.joins.contains(join))
+            || !touched.joins.is_disjoint(&self.joins)
             || self.pods.iter().any(|pod| touched.pods.contains(pod))
-            || touched
-                .addresses
-                .iter()
-                .any(|address| self.addresses.contains(address))
+            || !touched.addresses.is_disjoint(&self.addresses)
     }
 }

@@ -138,3 +138,14 @@ fn who_takes_one_address_of_a_pod_changes_what_is_said_of_its_other() {
     let ended = OTHER.replace("Running", "Succeeded");
     world.changes("other", &ended, &caller, ResourceType::Listener, name);
 }
+
+#[test]
+fn what_the_mesh_does_not_read_of_a_pod_touches_nothing() {
+    let mut world = World::of(&[("cart", CART), ("service", SERVICE)]);
+    let annotated = CART.replace("namespace: shop", "namespace: shop, annotations: {a: b}");
+    world.folder.put("cart", Ok(annotated));
+    let source = Arc::new(world.folder.objects());
+    let next = world.snapshot.mesh.successor(&source, Instant::now());
+    let touched = next.touched_since(&world.snapshot.mesh).unwrap();
+    assert_eq!(**touched, Touched::default());
+}
