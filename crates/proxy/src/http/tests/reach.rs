@@ -1,16 +1,27 @@
 //! Endpoints that cannot be connected to get nothing, cost nobody a request, and come back.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::*;
+use crate::identity::Identity;
 
 const NO_RETRIES: RetryBudget = RetryBudget {
     percent: 0.0,
     min_concurrent: 0,
 };
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+/// Those of a server and of its client.
+fn identities() -> (Arc<Identity>, Arc<Identity>) {
+    let mut domain = Domain::new();
+    let client = "spiffe://cluster.local/ns/shop/sa/client";
+    (domain.identity(WEB), domain.identity(client))
+}
 
 /// An address where nobody listens.
 async fn dead() -> SocketAddr {
@@ -126,14 +137,12 @@ fn one_that_listens_again_is_used_again() {
 #[test]
 fn a_peer_that_leaves_gets_nothing_new() {
     local(async {
-        let mut domain = Domain::new();
-        let web = domain.identity("spiffe://cluster.local/ns/shop/sa/web");
+        let (web, client) = identities();
         let first = Origin::mesh(&web, |_| Answer::ok(b"")).await;
         let second = Origin::mesh(&web, |_| Answer::ok(b"")).await;
-        let client = domain.identity("spiffe://cluster.local/ns/shop/sa/client");
         let hop = Hop::to(&first)
             .and(&second)
-            .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .mesh(&client, &[WEB])
             .start()
             .await;
         let mut client = hop.h2().await;
@@ -150,18 +159,16 @@ fn a_peer_that_leaves_gets_nothing_new() {
 #[test]
 fn a_peer_that_leaves_gets_nothing_new_while_an_old_stream_goes_on() {
     local(async {
-        let mut domain = Domain::new();
-        let web = domain.identity("spiffe://cluster.local/ns/shop/sa/web");
+        let (web, client) = identities();
         let answer = |request: Asked| match request.number {
             0 => Answer::endless(16),
             _ => Answer::ok(b""),
         };
         let first = Origin::mesh(&web, answer).await;
         let second = Origin::mesh(&web, |_| Answer::ok(b"")).await;
-        let client = domain.identity("spiffe://cluster.local/ns/shop/sa/client");
         let hop = Hop::to(&first)
             .and(&second)
-            .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .mesh(&client, &[WEB])
             .start()
             .await;
         let mut client = hop.h2().await;
@@ -183,12 +190,10 @@ fn a_peer_that_leaves_gets_nothing_new_while_an_old_stream_goes_on() {
 #[test]
 fn an_application_that_is_not_there_can_be_ejected() {
     local(async {
-        let mut domain = Domain::new();
-        let web = domain.identity("spiffe://cluster.local/ns/shop/sa/web");
+        let (web, client) = identities();
         let beside = meshed_at(&web, dead().await).await;
-        let client = domain.identity("spiffe://cluster.local/ns/shop/sa/client");
         let hop = Hop::to_address(beside.address())
-            .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .mesh(&client, &[WEB])
             .cluster(|cluster| {
                 cluster.outliers = Some(OutlierDetection {
                     // As many as one request has tries.
@@ -218,14 +223,12 @@ fn an_application_that_is_not_there_can_be_ejected() {
 #[test]
 fn an_application_that_is_not_there_is_left_to_the_caller() {
     local(async {
-        let mut domain = Domain::new();
-        let web = domain.identity("spiffe://cluster.local/ns/shop/sa/web");
+        let (web, client) = identities();
         let beside = meshed_at(&web, dead().await).await;
         let other = Origin::mesh(&web, |_| Answer::ok(b"other")).await;
-        let client = domain.identity("spiffe://cluster.local/ns/shop/sa/client");
         let hop = Hop::to_address(beside.address())
             .and(&other)
-            .mesh(&client, &["spiffe://cluster.local/ns/shop/sa/web"])
+            .mesh(&client, &[WEB])
             .cluster(|cluster| cluster.retry_budget = Some(NO_RETRIES))
             .start()
             .await;
