@@ -11,11 +11,12 @@
 //! Everything beyond is counted in `tasuki_xds_refused_total`.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{IntCounterVec, Opts, Registry};
+use tasuki_runtime::places;
 use tonic::Status;
 
 /// A proxy has one connection, or two while it reconnects: several times what one replica can serve.
@@ -105,7 +106,7 @@ impl Places {
     /// # Errors
     /// Which bound leaves no place.
     pub fn take(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Place, Full> {
-        let peer = peer.map(network);
+        let peer = peer.map(places::peer);
         let mut taken = self.lock();
         if taken.all >= self.bound.all {
             return Err(Full::All);
@@ -157,17 +158,6 @@ impl Taken {
             if *of_peer == 0 {
                 self.peers.remove(&peer);
             }
-        }
-    }
-}
-
-/// Whoever has one IPv6 address has the whole /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => {
-            let high = u128::from(v6) >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from(high))
         }
     }
 }

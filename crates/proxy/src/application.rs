@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 
+use crate::headers::strip_hop_by_hop;
 use crate::loop_guard::LoopGuard;
 use crate::original_dst::canonical;
 
@@ -203,12 +204,7 @@ where
 {
     let headers = request.headers_mut();
     // Of one hop over HTTP/1; HTTP/2 knows no such thing (RFC 9113, 8.2.2).
-    for name in [header::CONNECTION, header::UPGRADE] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection"] {
-        headers.remove(name);
-    }
+    strip_hop_by_hop(headers);
     let named = headers.remove(header::HOST);
     let named = named.as_ref().and_then(|host| host.to_str().ok());
     *request.uri_mut() = Uri::builder()

@@ -178,8 +178,8 @@ impl std::fmt::Debug for Hold {
     }
 }
 
-/// One host has all addresses of an IPv6 network of 64 bits.
-fn peer(address: IpAddr) -> IpAddr {
+/// Whom an address stands for, where peers are counted: one host has all addresses of an IPv6 network of 64 bits.
+pub fn peer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => {
             let network = u128::from(v6) >> 64 << 64;

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::{Question, Webhook};
 use crate::limits::{self, Bound};
@@ -118,6 +119,15 @@ fn both_protocols(config: &ServerConfig) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
+async fn secure(stream: TcpStream, config: Arc<ServerConfig>) -> Option<TlsStream<TcpStream>> {
+    match timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => tracing::debug!(%error, "webhook: TLS handshake"),
+        Err(_) => tracing::debug!("webhook: TLS handshake took too long"),
+    }
+    None
+}
+
 async fn connection(
     stream: TcpStream,
     peer: IpAddr,
@@ -126,16 +136,11 @@ async fn connection(
     mut ending: watch::Receiver<bool>,
     mut place: Place,
 ) {
-    let handshake = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
     let stream = tokio::select! {
-        stream = handshake => stream,
+        stream = secure(stream, config) => stream,
         () = place.lost() => return,
     };
-    let stream = match stream {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "webhook: TLS handshake"),
-        Err(_) => return tracing::debug!("webhook: TLS handshake took too long"),
-    };
+    let Some(stream) = stream else { return };
     let asked = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let asked = Arc::clone(&asked);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::task::{JoinHandle, spawn_local};
 
+use super::support::Running;
 use super::*;
 use crate::identity::Identity;
 
@@ -134,17 +135,23 @@ fn one_that_listens_again_is_used_again() {
     });
 }
 
+/// A second peer, and a client's sidecar that has both.
+async fn beside_another(
+    first: &Origin,
+    web: &Arc<Identity>,
+    client: &Arc<Identity>,
+) -> (Origin, Running) {
+    let second = Origin::mesh(web, |_| Answer::ok(b"")).await;
+    let hop = Hop::to(first).and(&second).mesh(client, &[WEB]);
+    (second, hop.start().await)
+}
+
 #[test]
 fn a_peer_that_leaves_gets_nothing_new() {
     local(async {
         let (web, client) = identities();
         let first = Origin::mesh(&web, |_| Answer::ok(b"")).await;
-        let second = Origin::mesh(&web, |_| Answer::ok(b"")).await;
-        let hop = Hop::to(&first)
-            .and(&second)
-            .mesh(&client, &[WEB])
-            .start()
-            .await;
+        let (second, hop) = beside_another(&first, &web, &client).await;
         let mut client = hop.h2().await;
         first.goaway_after(3);
         for _ in 0..60 {
@@ -165,12 +172,7 @@ fn a_peer_that_leaves_gets_nothing_new_while_an_old_stream_goes_on() {
             _ => Answer::ok(b""),
         };
         let first = Origin::mesh(&web, answer).await;
-        let second = Origin::mesh(&web, |_| Answer::ok(b"")).await;
-        let hop = Hop::to(&first)
-            .and(&second)
-            .mesh(&client, &[WEB])
-            .start()
-            .await;
+        let (second, hop) = beside_another(&first, &web, &client).await;
         let mut client = hop.h2().await;
         first.goaway_after(2);
         let (stream, _) = client.start(get("/").map(drop), true).await;
